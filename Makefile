@@ -1,0 +1,48 @@
+# Recipes get the user's PYTHON and PIP_ARGS, our own programs first on PATH, and settings that must not lead Ansible
+# astray: it refuses a locale that isn't UTF-8, ignores ansible.cfg in a folder anyone can write to, and would take
+# another inventory from the environment.
+export PYTHON PIP_ARGS
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export LC_ALL := C.UTF-8
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+unexport ANSIBLE_INVENTORY
+
+.PHONY: help demo stop test lint lock .venv .venv-dev
+
+help:
+	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
+	@echo 'make stop    stop those clients and their server'
+	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
+	@echo 'make lint    run ansible-lint, yamllint and ruff'
+	@echo 'make .venv   only install what is pinned in requirements.txt'
+	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
+	@echo
+	@echo 'PYTHON=...   the Python to use, 3.11 or 3.12 (make demo PYTHON=/path/to/python3.12)'
+	@echo 'PIP_ARGS=... more arguments for pip, which also heeds its PIP_* variables. PyTorch brings gigabytes of CUDA'
+	@echo '             unless pip knows a CPU build: PIP_ARGS="--extra-index-url ..." or "--find-links ..."'
+
+demo: .venv
+	ansible-playbook deploy.yml
+	ansible-playbook run_round.yml -e rounds=3
+
+stop: .venv
+	ansible-playbook playbooks/stop.yml
+
+test: .venv-dev
+	pytest $(ARGS)
+
+lint: .venv-dev
+	ansible-lint
+	yamllint --strict .
+	ruff check
+	ruff format --check
+
+lock: .venv-dev
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --upgrade \
+		--custom-compile-command 'make lock' --output-file requirements-lock.txt requirements.txt requirements-dev.txt
+
+.venv:
+	@./bootstrap.sh requirements.txt
+
+.venv-dev: .venv
+	@./bootstrap.sh requirements-dev.txt

@@ -1,0 +1,102 @@
+#!/bin/sh
+# Make .venv with pinned packages, or leave it alone when it has them: bootstrap.sh REQUIREMENTS-FILE...
+# From the environment: PYTHON, the interpreter to use; PIP_ARGS, more arguments for pip.
+set -eu
+cd "$(dirname "$0")"
+
+refuse() {
+    echo "flowerbed: $*" >&2
+    exit 1
+}
+
+# Run by a candidate. It prints its version and the interpreter to make .venv with (not a virtual environment's own)
+# and exits with 0; or prints what is wrong with it and exits with 3 (wrong version) or 4 (anything else).
+probe='
+import os, struct, sys
+def fail(status, sentence):
+    print(sentence)
+    sys.exit(status)
+version = "%d.%d" % sys.version_info[:2]
+if version not in ("3.11", "3.12"):
+    fail(3, "is Python " + version)
+if struct.calcsize("P") != 8:
+    fail(4, "is a 32-bit Python, for which there is no PyTorch: use a 64-bit system")
+try:
+    libc = [int(part) for part in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split(".")]
+except (AttributeError, IndexError, OSError, ValueError):
+    libc = [0]
+if libc < [2, 28]:
+    fail(4, "does not run on glibc 2.28 or newer, which PyTorch needs: use Debian or Ubuntu")
+try:
+    import ensurepip, venv
+except ImportError:
+    fail(4, "cannot make virtual environments: apt install python%s-venv" % version)
+print(version, getattr(sys, "_base_executable", "") or sys.executable)
+'
+
+# choose CANDIDATE...: set `found` from the first that fits, else `problem` and `fault` from the first that runs.
+choose() {
+    problem= fault=3
+    for candidate in "$@"; do
+        status=0
+        found=$("$candidate" -I -c "$probe" 2>/dev/null </dev/null) || status=$?
+        case $status in
+            0)
+                problem=
+                return
+                ;;
+            3 | 4) [ -n "$problem" ] || { problem="$candidate $found" fault=$status; } ;;
+        esac
+    done
+    return 1
+}
+
+# The package to install, where apt knows one.
+advice() {
+    for version in 3.12 3.11; do
+        if apt-cache show "python$version-venv" >/dev/null 2>&1; then
+            echo "apt install python$version python$version-venv"
+            return
+        fi
+    done
+    echo "install python3.11 and python3.11-venv (apt update first; without such packages, pyenv and uv have them)"
+}
+
+case "$(uname -s) $(uname -m)" in
+    "Linux x86_64" | "Linux aarch64") ;;
+    *) refuse "the server needs Linux on x86_64 or aarch64, and this is $(uname -s) on $(uname -m)" ;;
+esac
+
+if [ -n "${PYTHON:-}" ]; then
+    choose "$PYTHON" || problem=${problem:-$PYTHON does not run}
+else
+    # The Python that .venv was made with comes first: a newer one on PATH is no reason to make it again.
+    choose .venv/bin/python || choose python3.12 python3.11 python3 || problem=${problem:-there is none on PATH}
+fi
+if [ -n "$problem" ]; then
+    [ "$fault" = 4 ] && refuse "$problem"
+    refuse "Python 3.11 or 3.12 is needed, and $problem: $(advice), or name one with make PYTHON=/path/to/python3.11"
+fi
+
+# Made with another Python, at another path, or not to the end: .venv is made anew.
+base=${found#* }
+identity="$found in $PWD/.venv"
+if [ "$(cat .venv/made-with 2>/dev/null)" != "$identity" ]; then
+    echo "Making .venv with Python ${found%% *} ($base)"
+    "$base" -I -m venv --clear .venv || refuse "$base could not make $PWD/.venv: the reason stands above"
+    echo "$identity" >.venv/made-with
+fi
+
+# A stamp is a copy of the pins that .venv has; it is written only once they all are installed.
+quiet=$([ -t 1 ] || echo --quiet)
+for file in "$@"; do
+    stamp=.venv/installed-$file
+    cat "$file" requirements-lock.txt | cmp -s - "$stamp" && continue
+    echo "Installing $file into .venv (a few minutes when PyTorch is among it)"
+    rm -f "$stamp"
+    # shellcheck disable=SC2086  # both are lists of arguments
+    .venv/bin/python -I -m pip install $quiet --disable-pip-version-check ${PIP_ARGS:-} \
+        -r "$file" -c requirements-lock.txt </dev/null ||
+        refuse "pip could not install $file: the reason stands above (no network, a full disk?); then run make again"
+    cat "$file" requirements-lock.txt >"$stamp"
+done

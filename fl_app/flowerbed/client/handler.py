@@ -1,0 +1,60 @@
+"""Turn one message of the server into one call of the trainer, on whichever link it came."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .trainer import Trainer, TrainerError
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """The content of client.json.
+
+    `overrides` are this device's own values of the run's configuration (batch_size, learning_rate, …).
+    """
+
+    name: str
+    server: str
+    trainer: str
+    overrides: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ClientConfig":
+        """Read client.json; the trainer's socket is relative to it. Raises ValueError with a sentence."""
+        try:
+            content = json.loads(Path(path).read_text())
+            trainer = os.path.join(os.path.dirname(os.path.abspath(path)), content["trainer"])
+            return cls(content["name"], content["server"], os.path.relpath(trainer), content.get("overrides") or {},
+                       content.get("facts") or {})  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be used as the client's configuration: {error}") from None
+
+
+def query(client: ClientConfig, trainer: Trainer) -> dict[str, Any]:
+    """Return who this device is and what its trainer says of itself; `problem` says why it can't take part."""
+    try:
+        health = trainer.health()
+    except TrainerError as error:
+        health = {"ready": False, "problem": str(error)}
+    return {**health, "name": client.name, "facts": client.facts}
+
+
+def handle(
+    client: ClientConfig, trainer: Trainer, job: str, arrays: bytes, config: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """Run `job` (train or evaluate) and return the resulting tensors and metrics, the device's own overrides applied.
+
+    A failure is no exception: the metrics then have `error`, a sentence, and `trace`.
+    """
+    started = time.monotonic()
+    try:
+        result, metrics = trainer.call(job, arrays, {**config, **client.overrides})
+    except TrainerError as error:
+        return b"", {"error": str(error), "trace": error.trace}
+    metrics["seconds_client"] = time.monotonic() - started
+    return result, metrics

@@ -1,0 +1,112 @@
+"""Speak to a trainer over its Unix socket."""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ..unix_http import UnixConnection
+
+START_SECONDS = 120
+RETRY_SECONDS = 0.2
+
+
+class TrainerError(RuntimeError):
+    """The trainer refused or failed; the message is a sentence, `trace` the last lines of the task's traceback."""
+
+    def __init__(self, message: str, trace: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.trace = trace or []
+
+
+@dataclass
+class Trainer:
+    """A trainer on the Unix socket `path`. One request at a time; `cancel` may come from another thread."""
+
+    path: str
+    _connection: UnixConnection | None = None
+
+    def health(self) -> dict[str, Any]:
+        """Return the trainer's own account of itself. Raises TrainerError when it doesn't answer."""
+        try:
+            return json.loads(self._request("GET", "/health", {}, b"", 10)[0])
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see logs/trainer.log") from None
+
+    def wait_ready(self, seconds: float) -> dict[str, Any]:
+        """Return its health once it is ready. Raises TrainerError at once if it has a problem, or after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            sentence = f"the trainer on {self.path} was still loading after {seconds:g} s: see logs/trainer.log"
+            try:
+                health = self.health()
+                if health["problem"]:
+                    raise _Unusable(health["problem"])
+                if health["ready"]:
+                    return health
+            except _Unusable:
+                raise
+            except TrainerError as error:
+                sentence = str(error)
+            if time.monotonic() > deadline:
+                raise TrainerError(sentence)
+            time.sleep(RETRY_SECONDS)
+
+    def call(self, job: str, body: bytes, config: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """Run `job` (initial, train or evaluate) on tensors `body`; return the tensors and metrics it gives.
+
+        Waits for a trainer that is just starting. Raises TrainerError when it refuses, fails, dies or is cancelled.
+        """
+        self.wait_ready(START_SECONDS)
+        try:
+            data, headers = self._request("POST", f"/{job}", {"Flowerbed-Config": json.dumps(config)}, body, None)
+        except (OSError, http.client.HTTPException) as error:
+            raise TrainerError(
+                f"the trainer died during {job} ({_cause(error)}), perhaps for lack of memory: it is started again; "
+                "see logs/trainer.log"
+            ) from None
+        return data, json.loads(headers.get("Flowerbed-Metrics") or "{}")
+
+    def cancel(self) -> None:
+        """Close the connection in use, which stops the job it waits for."""
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _request(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, timeout: float | None
+    ) -> tuple[bytes, Any]:
+        connection = self._connection = UnixConnection(self.path)
+        try:
+            connection.connect()
+            connection.sock.settimeout(timeout)
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            data = response.read()
+        finally:
+            self._connection = None
+            connection.close()
+        if response.status != 200:
+            raise _failure(data)
+        return data, response.headers
+
+
+class _Unusable(TrainerError):
+    """The trainer runs, but its task or data cannot be used."""
+
+
+def _failure(data: bytes) -> TrainerError:
+    try:
+        answer = json.loads(data)
+        return TrainerError(answer["error"], answer.get("trace"))
+    except (ValueError, KeyError):
+        return TrainerError("the trainer gave an answer that cannot be read")
+
+
+def _cause(error: Exception) -> str:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__

@@ -1,0 +1,69 @@
+"""The thin client as a Flower ClientApp: what a SuperNode starts for each message on the superlink link."""
+
+import threading
+import urllib.request
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
+
+from flowerbed.client.handler import ClientConfig, handle, query
+from flowerbed.client.trainer import Trainer
+from flowerbed.link.content import make_content, read_content
+
+WATCH_SECONDS = 2.0
+
+app = ClientApp()
+
+
+@app.query()
+def answer_query(message: Message, context: Context) -> Message:
+    """Say who this device is."""
+    client = _client(context)
+    return Message(make_content(b"", query(client, Trainer(client.trainer))), reply_to=message)
+
+
+@app.train()
+def answer_train(message: Message, context: Context) -> Message:
+    """Train."""
+    return _do("train", message, context)
+
+
+@app.evaluate()
+def answer_evaluate(message: Message, context: Context) -> Message:
+    """Evaluate."""
+    return _do("evaluate", message, context)
+
+
+def _do(job: str, message: Message, context: Context) -> Message:
+    client = _client(context)
+    trainer = Trainer(client.trainer)
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(client.server, context.run_id, trainer, done), daemon=True).start()
+    packed, metrics = handle(client, trainer, job, *read_content(message.content))
+    done.set()
+    return Message(make_content(packed, metrics), reply_to=message)
+
+
+def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event) -> None:
+    """Stop the trainer once the run has ended: Flower lets a ClientApp of a stopped run go on to its end."""
+    while not done.wait(WATCH_SECONDS):
+        if not running(address, run_id):
+            trainer.cancel()
+
+
+def running(address: str, run_id: int) -> bool:
+    """Return whether the SuperLink at `address` (host:port) still has the run going; True while it doesn't answer."""
+    body = ListRunsRequest(run_id=run_id).SerializeToString()
+    headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
+    request = urllib.request.Request(f"http://{address}/v1/control/list-runs", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            runs = ListRunsResponse.FromString(response.read()).run_dict
+    except (OSError, ValueError):
+        return True
+    return run_id in runs and runs[run_id].status.status == "running"
+
+
+def _client(context: Context) -> ClientConfig:
+    return ClientConfig.load(str(context.node_config["client"]))

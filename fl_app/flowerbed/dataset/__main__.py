@@ -1,0 +1,49 @@
+"""`python -m flowerbed.dataset [--check] dataset.json`: make every device's shards, where they are not made yet.
+
+Prints one line, {"changed": ..., "manifest": ...}; or, on stderr, one sentence about what is wrong, and exits with 1.
+"""
+
+import argparse
+import json
+import sys
+
+from flowerbed.dataset import DatasetError, config
+from flowerbed.dataset.store import Store
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flowerbed.dataset", description="Make every device's shards.")
+    parser.add_argument("--check", action="store_true", help="write nothing, only say whether anything would change")
+    parser.add_argument("configuration", help="the JSON file that names the data set, its partition and the devices")
+    arguments = parser.parse_args()
+    try:
+        print(json.dumps(make(config.read(arguments.configuration), arguments.check)))
+    except DatasetError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"cannot read {error.filename or 'the data set'}: {error.strerror or error}")
+    except MemoryError:
+        return _fail("there is not enough memory to load the data set: use a smaller one, or a smaller image size")
+    return 0
+
+
+def make(settings: config.Config, check: bool = False) -> dict:
+    """Make the shards, unless they are there already; return whether anything changed, and the manifest."""
+    store = Store(settings)
+    manifest = store.manifest()
+    if manifest is not None:
+        return {"changed": False, "manifest": manifest}
+    from flowerbed.dataset.build import build
+
+    shards, manifest = build(settings)
+    return {"changed": store.write(shards, manifest, check), "manifest": manifest}
+
+
+def _fail(sentence: str) -> int:
+    print(" ".join(sentence.split()), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

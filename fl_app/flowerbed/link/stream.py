@@ -1,0 +1,292 @@
+"""Flower's gRPC stream as a `Grid`: what `start_server` and `start_client` use, under Flower's Message API.
+
+Flower marks the stream as deprecated, so it is kept behind `Grid` and flwr is pinned.
+"""
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import grpc
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.transport_pb2 import ClientMessage, Parameters, Scalar, ServerMessage
+from flwr.proto.transport_pb2_grpc import add_FlowerServiceServicer_to_server
+from flwr.server.client_manager import SimpleClientManager
+from flwr.server.client_proxy import ClientProxy
+from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
+from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed, InsWrapper
+from flwr.serverapp import Grid
+from flwr.supercore.grpc import generic_create_grpc_server
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from .content import QUERY, make_content, read_content
+
+log = logging.getLogger("flowerbed.server")
+
+QUERY_SECONDS = 30
+PULL_SECONDS = 0.1
+
+
+class StreamGrid(Grid):
+    """The devices connected to `address` (host:port). `devices` are the names that may connect; ids follow them."""
+
+    def __init__(self, address: str, devices: list[str]) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 0
+        self.names = {index + 1: name for index, name in enumerate(devices)}
+        self._ids = {name: node for node, name in self.names.items()}
+        self.last_seen: dict[str, float] = {}
+        self._connected: dict[int, _Device] = {}
+        self._replies: dict[str, Message] = {}
+        self._pending: dict[str, Message] = {}
+        self._changed = threading.Condition()
+        self._server = generic_create_grpc_server(
+            (_Servicer(_Devices(self)), add_FlowerServiceServicer_to_server),
+            address, max_concurrent_workers=2 * len(devices) + 16, keepalive_time_ms=20_000,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Accept devices from now on."""
+        self._server.start()
+
+    # -- Grid ---------------------------------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Do nothing: a stream carries one run at a time, and needs no name for it."""
+
+    @property
+    def run(self) -> Run:
+        """The run, which has no more than an id here."""
+        return Run.create_empty(TaskIdentity.run_id)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a new message; `Message(...)` itself does as well."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of the devices that are connected, in order."""
+        with self._changed:
+            return sorted(self._connected)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the nodes that are connected."""
+        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send each message to its node; return their ids, by which `pull_messages` finds the replies."""
+        instructions: dict[int, ServerMessage] = {}
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = identifier = str(uuid.uuid4())
+            ids.append(identifier)
+            content = message.content
+            # Strategies send one content to many nodes: it is encoded once.
+            key = id(content)
+            if key not in instructions:
+                instructions[key] = _encode(message.metadata.message_type, content)
+            with self._changed:
+                self._pending[identifier] = message
+                device = self._connected.get(message.metadata.dst_node_id)
+            if device is None:
+                self._fail(identifier, "it is not connected")
+            else:
+                threading.Thread(
+                    target=self._exchange, args=(device, identifier, instructions[key]), daemon=True
+                ).start()
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that are there, each once; wait a moment for the first."""
+        wanted = set(message_ids)
+        with self._changed:
+            self._changed.wait_for(lambda: wanted & self._replies.keys(), PULL_SECONDS)
+            return [self._replies.pop(identifier) for identifier in wanted & self._replies.keys()]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and return the replies that came within `timeout` seconds (None: without a limit)."""
+        waiting = set(self.push_messages(messages))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    # -- What the stream can do beyond a Grid -------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Cut the connections on which a message is under way: these devices stop what they do, and come back."""
+        with self._changed:
+            busy = {message.metadata.dst_node_id for message in self._pending.values()}
+            devices = [device for node, device in self._connected.items() if node in busy]
+        for device in devices:
+            device.context.cancel()
+
+    # -- Devices come and go ------------------------------------------------------------------------------------------
+
+    def _join(self, device: "_Device") -> None:
+        """Ask a new connection who it is, and let it in under that name."""
+        try:
+            properties = device.ask(QUERY, None).get("json", "{}")
+            name = json.loads(properties).get("name")
+        except (GrpcBridgeClosed, ValueError):
+            return
+        node = self._ids.get(name)
+        if node is None:
+            log.info("refused a device that calls itself %r: the inventory has no such device", name)
+            device.refuse(f"the server's inventory has no device {name}: run deploy.yml")
+            return
+        with self._changed:
+            before = self._connected.get(node)
+            self._connected[node] = device
+            self.last_seen[name] = time.time()
+            device.name = name
+            self._changed.notify_all()
+        if before is not None:  # its Wi-Fi was gone and the old connection does not know it yet
+            log.info("%s connected anew", name)
+            before.context.cancel()
+        else:
+            log.info("%s connected", name)
+
+    def _leave(self, device: "_Device") -> None:
+        with self._changed:
+            node = self._ids.get(device.name or "")
+            if node is not None and self._connected.get(node) is device:
+                del self._connected[node]
+                self.last_seen[device.name or ""] = time.time()
+                log.info("%s disconnected", device.name)
+            self._changed.notify_all()
+
+    def _exchange(self, device: "_Device", identifier: str, instruction: ServerMessage) -> None:
+        try:
+            reply = device.request(instruction, self._pending[identifier].metadata.ttl)
+        except (GrpcBridgeClosed, ValueError):
+            self._fail(identifier, "its connection ended before it answered")
+            return
+        self.last_seen[device.name or ""] = time.time()
+        try:
+            content = _decode(reply)
+        except ValueError as error:
+            self._fail(identifier, str(error))
+            return
+        self._settle(identifier, lambda message: Message(content, reply_to=message))
+
+    def _fail(self, identifier: str, reason: str) -> None:
+        error = Error(code=ErrorCode.NODE_UNAVAILABLE, reason=reason)
+        self._settle(identifier, lambda message: Message(error, reply_to=message))
+
+    def _settle(self, identifier: str, make: Any) -> None:
+        with self._changed:
+            self._replies[identifier] = make(self._pending.pop(identifier))
+            self._changed.notify_all()
+
+
+class _Device(ClientProxy):
+    """One connection, as Flower's servicer and client manager know it."""
+
+    def __init__(self, cid: str, bridge: Any, context: grpc.ServicerContext) -> None:
+        super().__init__(cid)
+        self.bridge = bridge
+        self.context = context
+        self.name: str | None = None
+        self.refusal: str | None = None
+
+    def request(self, instruction: ServerMessage, seconds: float) -> ClientMessage:
+        """Send one instruction and wait for its answer. Raises GrpcBridgeClosed when the connection ends.
+
+        After `seconds` without an answer Flower's servicer ends the connection; the device stops what it does.
+        """
+        return self.bridge.request(InsWrapper(server_message=instruction, timeout=seconds)).client_message
+
+    def ask(self, kind: str, content: RecordDict | None) -> dict[str, str]:
+        """Return the device's properties."""
+        reply = self.request(_encode(kind, content), QUERY_SECONDS)
+        return {key: value.string for key, value in reply.get_properties_res.properties.items()}
+
+    def refuse(self, reason: str) -> None:
+        """End the connection, and tell the device why."""
+        self.refusal = reason
+        self.bridge.close()
+
+    # The servicer talks to the bridge alone; ClientProxy's own calls are the older API's.
+    def _unused(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    get_properties = get_parameters = fit = evaluate = reconnect = _unused
+
+
+class _Devices(SimpleClientManager):
+    """Flower's client manager, which tells the grid who comes and goes."""
+
+    def __init__(self, grid: StreamGrid) -> None:
+        super().__init__()
+        self._grid = grid
+
+    def register(self, client: _Device) -> bool:  # type: ignore[override]
+        """Let a connection in; who it is, is asked once the servicer serves it."""
+        threading.Thread(target=self._grid._join, args=(client,), daemon=True).start()
+        return super().register(client)
+
+    def unregister(self, client: _Device) -> None:  # type: ignore[override]
+        """Forget a connection that ended."""
+        super().unregister(client)
+        self._grid._leave(client)
+
+
+class _Servicer(FlowerServiceServicer):
+    """Flower's servicer, whose connections keep their gRPC context: cancelling it is what cuts a connection."""
+
+    def __init__(self, devices: _Devices) -> None:
+        self._local = threading.local()
+        super().__init__(devices, grpc_client_proxy_factory=self._make_device)
+
+    def _make_device(self, cid: str, bridge: Any) -> _Device:
+        device = self._local.device = _Device(cid, bridge, self._local.context)
+        return device
+
+    def Join(self, request_iterator: Iterator[ClientMessage], context: grpc.ServicerContext) -> Iterator[ServerMessage]:
+        """Serve one connection."""
+        self._local.context = context
+        messages = super().Join(request_iterator, context)
+        first = None
+        try:
+            first = next(messages)  # the device is made by now, on this thread
+            device = self._local.device
+            yield first
+            yield from messages
+        except (GrpcBridgeClosed, StopIteration):
+            if first is not None and device.refusal:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, device.refusal)
+
+
+def _encode(kind: str, content: RecordDict | None) -> ServerMessage:
+    if kind == QUERY:
+        return ServerMessage(get_properties_ins=ServerMessage.GetPropertiesIns())
+    packed, values = read_content(content)
+    parameters = Parameters(tensors=[packed], tensor_type="safetensors")
+    config = {"json": Scalar(string=json.dumps(values))}
+    if kind == "train":
+        return ServerMessage(fit_ins=ServerMessage.FitIns(parameters=parameters, config=config))
+    return ServerMessage(evaluate_ins=ServerMessage.EvaluateIns(parameters=parameters, config=config))
+
+
+def _decode(reply: ClientMessage) -> RecordDict:
+    kind = reply.WhichOneof("msg")
+    try:
+        if kind == "get_properties_res":
+            return make_content(b"", json.loads(reply.get_properties_res.properties["json"].string))
+        if kind == "fit_res":
+            packed = b"".join(reply.fit_res.parameters.tensors)
+            return make_content(packed, json.loads(reply.fit_res.metrics["json"].string))
+        return make_content(b"", json.loads(reply.evaluate_res.metrics["json"].string))
+    except ValueError:
+        raise ValueError("its answer cannot be read") from None

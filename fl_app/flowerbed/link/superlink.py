@@ -1,0 +1,75 @@
+"""Flower's deployment engine as the link: `flwr run` and its SuperLink, untouched."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..rounds.config import RunConfig, RunFailed
+
+CONNECTION = "flowerbed"  # the name of the connection in $FLWR_HOME/config.toml
+POLL_SECONDS = 0.2
+STOP_SECONDS = 45.0
+
+
+def start(run: RunConfig, run_file: str) -> "Submitted":
+    """Hand the run to the SuperLink with `flwr run`."""
+    folder = Path(run.directory)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    events = folder / "metrics.jsonl"
+    begin = events.stat().st_size if events.exists() else 0
+    config = f"run={json.dumps(os.path.abspath(run_file))} task-hash={json.dumps(run.task_hash)}"
+    environment = {**os.environ, "FLWR_HOME": run.superlink["flwr_home"], "FLWR_TELEMETRY_ENABLED": "0",
+                   "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
+    flwr = os.path.join(os.path.dirname(sys.executable), "flwr")
+    with open(folder / "logs" / "flwr.log", "a") as log:
+        process = subprocess.Popen(
+            [flwr, "run", run.superlink["app"], CONNECTION, "--run-config", config, "--stream"],
+            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    return Submitted(run, process, events, begin)
+
+
+class Submitted:
+    """A run in the SuperLink's hands."""
+
+    def __init__(self, run: RunConfig, process: subprocess.Popen, events: Path, begin: int) -> None:
+        self.run = run
+        self._process = process
+        self._events = events
+        self._begin = begin
+
+    def result(self) -> str:
+        """Wait for its end; return a sentence. Raises RunFailed with one."""
+        while (ended := self._ended()) is None and self._process.poll() is None:
+            time.sleep(POLL_SECONDS)
+        self._process.terminate()  # it would go on to follow the log
+        ended = ended or self._ended()
+        if ended is None:
+            raise RunFailed(
+                f"the SuperLink at {self.run.superlink['address']} did not finish the run: see "
+                f"{self._events.parent}/logs/flwr.log and the server's logs/superlink.log. The finished rounds stay; "
+                "run again to go on from there"
+            )
+        if ended["status"] != "finished":
+            raise RunFailed(ended["message"])
+        return ended["message"]
+
+    def wait_stopped(self) -> None:
+        """Wait until the ServerApp, which has seen that nobody holds the experiment's lock, has stopped the devices."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._ended() is None and self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        self._process.terminate()
+
+    def _ended(self) -> dict[str, Any] | None:
+        """Return the `run-ended` event of this run, once it is there."""
+        if not self._events.exists():
+            return None
+        with open(self._events, "rb") as file:
+            file.seek(self._begin)
+            found = [json.loads(line) for line in file if b'"run-ended"' in line and line.endswith(b"\n")]
+        return found[-1] if found else None

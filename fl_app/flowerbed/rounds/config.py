@@ -1,0 +1,72 @@
+"""What one call of run_round.yml asks for: the content of run.json."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+
+class RunFailed(Exception):
+    """The run cannot start or go on; the message is a sentence for its user."""
+
+
+class RunStopped(Exception):
+    """The run was stopped by its user; the finished rounds stay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run of an experiment. Times are in seconds.
+
+    `config` is what a task's `train` and `evaluate` receive; `weights` holds every device's `fl_weight`; `trainer` and
+    `control` are Unix sockets on the server.
+    """
+
+    experiment: str
+    directory: str
+    rounds: int
+    link: str
+    task: str
+    trainer: str
+    weights: dict[str, Any]
+    config: dict[str, Any]
+    control: str = ""
+    seed: int = 0
+    strategy: str = "FedAvg"
+    strategy_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
+    round_timeout: float = 3600
+    min_clients: int = 1
+    wait_clients: float = 60
+    superlink: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task_hash: str = ""
+
+    @property
+    def devices(self) -> list[str]:
+        """The names of the devices of this run, in order."""
+        return list(self.weights)
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> "RunConfig":
+        """Return the run that a dict describes. Raises RunFailed with a sentence."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        try:
+            return cls(**{key: value for key, value in content.items() if key in names})
+        except TypeError as error:
+            raise RunFailed(f"run.json is not complete: {error}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunConfig":
+        """Read run.json. Raises RunFailed with a sentence."""
+        try:
+            return cls.parse(json.loads(Path(path).read_text()))
+        except (OSError, ValueError) as error:
+            raise RunFailed(f"{path} cannot be read: {error}") from None
+
+    def task_config(self, round_number: int) -> dict[str, Any]:
+        """Return what a task receives in round `round_number`: the user's values and what the data set tells."""
+        shape, classes = self.dataset.get("shape"), self.dataset.get("classes")
+        known: dict[str, Any] = {"channels": shape[-1]} if shape else {}
+        if classes:
+            known["classes"] = len(classes)
+        return {**known, **self.config, "seed": self.seed, "round": round_number, "task_hash": self.task_hash}

@@ -1,0 +1,171 @@
+"""The folder of an experiment: its configuration, checkpoints, models and events."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import tensors
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .config import RunConfig, RunFailed
+from .files import write_atomically
+
+_FREE = (  # may change from one call to the next, and is then recorded
+    "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "weights", "link", "seed",
+    "task_hash",
+)  # fmt: skip
+
+
+class Experiment:
+    """runs/<experiment>/ on the server's disk."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self.run = run
+        self.folder = Path(run.directory)
+        self.checkpoints = self.folder / "checkpoints"
+        self.metrics = self.folder / "metrics.jsonl"
+        self._native: dict[str, np.dtype] = {}
+
+    def open(self, initial: dict[str, np.ndarray]) -> Checkpoint:
+        """Return where to go on: the newest checkpoint, or round 0 with the tensors of `initial`.
+
+        Records a changed configuration. Raises RunFailed if the model or the data set is another than before.
+        """
+        self._native = {name: array.dtype for name, array in initial.items()}
+        self._check_configuration(initial)
+        found, problems = checkpoints.newest(self.checkpoints)
+        for problem in problems:
+            self.record({"event": "problem", "message": problem})
+        if found is None:
+            return Checkpoint(0, initial)
+        self._complete_events(found)
+        return found
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Put a finished round on disk: checkpoint, model, events. Raises RunFailed on a full disk and the like."""
+        path = checkpoints.path_of(self.checkpoints, checkpoint.round)
+        try:
+            checkpoints.save(self.checkpoints, checkpoint)
+        except OSError as error:
+            raise RunFailed(
+                f"round {checkpoint.round} could not be saved in {self.checkpoints} ({os.strerror(error.errno or 0)}); "
+                f"the checkpoint of round {checkpoint.round - 1} is whole: make room and run again"
+            ) from None
+        try:
+            self._save_model(checkpoint)
+            self.record(*checkpoint.events)
+        except OSError as error:
+            raise RunFailed(
+                f"round {checkpoint.round} is saved in {path}, but the rest of {self.folder} could not be written "
+                f"({os.strerror(error.errno or 0)}): make room and run again"
+            ) from None
+
+    def record(self, *events: dict[str, Any]) -> None:
+        """Append events to metrics.jsonl, in one write."""
+        now = round(time.time(), 3)
+        lines = "".join(json.dumps(_finite({"time": now, **event})) + "\n" for event in events)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(lines)
+
+    # -- Configuration ------------------------------------------------------------------------------------------------
+
+    def _check_configuration(self, initial: dict[str, np.ndarray]) -> None:
+        path = self.folder / "configuration.json"
+        fixed = {
+            "dataset": self.run.dataset,
+            "model": {name: [str(array.dtype), list(array.shape)] for name, array in sorted(initial.items())},
+        }
+        now = {**fixed, **{name: getattr(self.run, name) for name in _FREE}}
+        now = json.loads(json.dumps(now))
+        if path.exists():
+            try:
+                before = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise RunFailed(f"{path} cannot be read ({error}): restore it, or choose another experiment") from None
+            differing = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
+            if differing:
+                raise RunFailed(
+                    f"experiment {self.run.experiment} began with another model or data set: "
+                    f"{'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. "
+                    f"Choose another name with -e experiment=NAME, or change it back"
+                )
+            changes = {name: [before.get(name), now[name]] for name in _FREE if before.get(name) != now[name]}
+            if not changes:
+                return
+            self.record({"event": "configuration", "changes": changes})
+        write_atomically(path, (json.dumps(now, indent=2) + "\n").encode())
+
+    # -- Models and events ---------------------------------------------------------------------------------------------
+
+    def _save_model(self, checkpoint: Checkpoint) -> None:
+        """Write model/last.safetensors, and model/best.safetensors when none before was as good."""
+        result = checkpoint.events[-1]
+        score = result.get("accuracy") if result.get("accuracy") is not None else result.get("heldout_accuracy")
+        about = {"round": str(checkpoint.round), "experiment": self.run.experiment, "accuracy": json.dumps(score)}
+        data = tensors.pack({name: self._as_native(name, array) for name, array in checkpoint.model.items()}, about)
+        write_atomically(self.folder / "model" / "last.safetensors", data)
+        best = self.folder / "model" / "best.safetensors"
+        if score is not None and (not best.exists() or score > _score(best)):
+            write_atomically(best, data)
+
+    def _as_native(self, name: str, array: np.ndarray) -> np.ndarray:
+        native = self._native.get(name, array.dtype)
+        return np.rint(array).astype(native) if native.kind in "iub" and array.dtype.kind == "f" else array
+
+    def _complete_events(self, checkpoint: Checkpoint) -> None:
+        """Add what a crash between checkpoint and events left out."""
+        if self._recorded_round() < checkpoint.round:
+            self._save_model(checkpoint)
+            self.record(*checkpoint.events)
+
+    def _recorded_round(self) -> int:
+        newest = 0
+        if self.metrics.exists():
+            data = self.metrics.read_bytes()
+            if data and not data.endswith(b"\n"):  # a line cut short by a crash
+                with open(self.metrics, "a", encoding="utf-8") as file:
+                    file.write("\n")
+            for line in data.decode("utf-8", "replace").splitlines():
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if event.get("event") == "round":
+                    newest = max(newest, event["round"])
+        return newest
+
+
+def differences(before: Any, now: Any, where: str) -> list[str]:
+    """Return what differs between two JSON values, a short phrase each."""
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted({*before, *now})
+        return [phrase for key in keys for phrase in differences(before.get(key), now.get(key), f"{where}.{key}")]
+    return [f"{where} was {_short(before)} and is now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _score(path: Path) -> float:
+    try:
+        score = json.loads(tensors.metadata(path.read_bytes()).get("accuracy", "null"))
+    except (OSError, ValueError):
+        score = None
+    return -math.inf if score is None else float(score)
+
+
+def _finite(event: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows neither NaN nor infinity."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
+    }

@@ -1,0 +1,297 @@
+"""One run: `rounds` more rounds of an experiment, over any `Grid`.
+
+Each round minimises L(θ) = Σ p_m L_m(θ) a step further: the devices train from θ, and the strategy makes the next θ
+from their updates, weighted by p_m.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from .. import tensors
+from ..client.trainer import Trainer, TrainerError
+from ..link.content import make_content
+from . import weights
+from .checkpoint import Checkpoint, path_of
+from .config import RunConfig, RunFailed, RunStopped
+from .experiment import Experiment
+from .fleet import Fleet, Reply
+from .strategy import Aggregation, State
+
+log = logging.getLogger("flowerbed.rounds")
+
+_MEASURED = ("examples", "loss", "accuracy", "seconds_load", "seconds_train", "peak_memory_bytes")
+
+
+def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
+    """Do the run and return a sentence about it. Raises RunFailed or RunStopped; what was finished stays on disk."""
+    experiment = Experiment(run)
+    try:
+        message = _Run(grid, run, experiment, stop).all_rounds()
+    except Exception as error:
+        status = "stopped" if isinstance(error, RunStopped) else "failed"
+        foreseen = isinstance(error, (RunFailed, RunStopped, OSError))
+        message = str(error) if foreseen else f"Flowerbed did not foresee this: {type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):  # its disk may be what failed
+            experiment.record({"event": "run-ended", "status": status, "message": message})
+        raise
+    experiment.record({"event": "run-ended", "status": "finished", "message": message})
+    return message
+
+
+class _Run:
+    def __init__(self, grid: Grid, run: RunConfig, experiment: Experiment, stop: threading.Event) -> None:
+        self.run = run
+        self.experiment = experiment
+        self.stop = stop
+        self.fleet = Fleet(grid, run.devices, stop)
+        self.evaluator = Trainer(run.trainer)
+        self.has_test = False
+        self.round = 0
+        self.state: State = {}
+
+    def all_rounds(self) -> str:
+        """Return a sentence about the rounds done."""
+        self._check_weights()
+        initial, buffers = self._initial()
+        checkpoint = self.experiment.open(initial)
+        self.round, self.state = checkpoint.round, checkpoint.model
+        aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
+        aggregation.recall(checkpoint.memory, checkpoint.memory_rest)
+        first, last = self.round + 1, self.round + self.run.rounds
+        self.experiment.record({
+            "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,
+            "strategy": self.run.strategy, "devices": len(self.run.devices),
+        })  # fmt: skip
+        self._wait_for_devices()
+        try:
+            while self.round < last:
+                self._one_round(aggregation)
+        except RunStopped:
+            raise RunStopped(
+                f"stopped in round {self.round + 1}; round {self.round} is the last one finished"
+            ) from None
+        return f"rounds {first} to {last} are done" if last > first else f"round {last} is done"
+
+    # -- Before the first round ---------------------------------------------------------------------------------------
+
+    def _check_weights(self) -> None:
+        for device, sentence in weights.problems(self.run.weights):
+            raise RunFailed(f"fl_weight of {device or 'all devices'} {sentence}")
+
+    def _initial(self) -> tuple[State, set[str]]:
+        """Return the tensors of a new model, and the names of those that are not learnt."""
+        try:
+            packed, about = self.evaluator.call("initial", b"", self.run.task_config(0))
+            self.has_test = self.evaluator.health()["heldout_examples"] > 0
+        except TrainerError as error:
+            self._log_trace("server", error.trace)
+            raise RunFailed(f"the server's trainer made no model: {error}") from None
+        return tensors.unpack(packed), set(json.loads(about["buffers"]))
+
+    def _wait_for_devices(self) -> None:
+        wanted = self.run.devices
+        here = self.fleet.wait_for(len(wanted), self.run.wait_clients)
+        missing = [device for device in wanted if device not in here]
+        if len(here) < self.run.min_clients:
+            raise RunFailed(
+                f"{len(here)} of {len(wanted)} devices connected within {self.run.wait_clients:g} s, but "
+                f"fl_min_clients is {self.run.min_clients}; missing: {', '.join(missing)}. "
+                "Run playbooks/status.yml to see their state"
+            )
+        for device in missing:
+            self._problem(device, f"{device} is not connected and is left out")
+
+    # -- A round -----------------------------------------------------------------------------------------------------
+
+    def _one_round(self, aggregation: Aggregation) -> None:
+        started = time.monotonic()
+        number = self.round + 1
+        clients = self._clients(number)
+        events = {device: {"event": "device", "round": number, "device": device} for device in self.run.devices}
+        for device in self.run.devices:
+            if device not in clients:
+                events[device].update(status="left-out", reason=self._why_not(device))
+
+        trained, asked = self._train(number, clients, aggregation, events)
+        self.state = aggregation.aggregate(number, self.state, [trained[device] for device in sorted(trained)])
+        summary = self._evaluate(number, self._able(), aggregation, events)
+
+        memory, rest = aggregation.remember()
+        path = path_of(self.experiment.checkpoints, number)
+        done = {
+            "event": "round", "round": number, **summary, "seconds": round(time.monotonic() - started, 4),
+            "clients_asked": asked, "clients_answered": len(trained),
+            "checkpoint": str(path.relative_to(self.experiment.folder)),
+        }  # fmt: skip
+        self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
+        self.round = number
+
+    def _clients(self, number: int) -> list[str]:
+        """Return the devices that can take part now; wait for them if they are too few."""
+        if len(self.fleet.refresh()) < self.run.min_clients:
+            self.fleet.wait_for(self.run.min_clients, self.run.wait_clients)
+        able = self._able()
+        if len(able) < max(1, self.run.min_clients):
+            reasons = "; ".join(self._why_not(device) or "" for device in self.run.devices if device not in able)
+            raise RunFailed(
+                f"{len(able)} devices can take part in round {number}, but fl_min_clients is "
+                f"{self.run.min_clients}: {reasons}"
+            )
+        return able
+
+    def _able(self) -> list[str]:
+        return [device for device in self.fleet.refresh() if self._why_not(device) is None]
+
+    def _why_not(self, device: str) -> str | None:
+        """Return why a device can't take part, or None."""
+        if not self.fleet.connected(device):
+            return f"{device} is not connected"
+        about = self.fleet.about[device]
+        if about.get("problem"):
+            return f"{device} cannot train: {about['problem']}"
+        known = about.get("task_hash")
+        if known and self.run.task_hash and known != self.run.task_hash:
+            return f"{device} has task code {known}, but this run is of {self.run.task_hash}: run deploy.yml"
+        return None
+
+    def _train(
+        self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
+    ) -> tuple[dict[str, tuple[State, dict[str, float]]], int]:
+        """Return the usable updates by device, each with its metrics and p_m, and how many devices were asked."""
+        willing = [device for device in clients if weights.parse(self.run.weights[device]) != 0]
+        for device in set(clients) - set(willing):
+            events[device].update(status="skipped", reason=f"{device} has weight 0 and does not train", weight=0.0)
+        chosen, extra = aggregation.choose(
+            "train", number, self.state, [self.fleet.index(device) for device in willing], self.run.seed
+        )
+        names = [self.fleet.name(index) for index in chosen]
+        for device in set(willing) - set(names):
+            events[device].update(status="skipped", reason=f"{self.run.strategy} did not choose {device} this round")
+        packed = tensors.pack(self.state)
+        content = make_content(packed, {**self.run.task_config(number), **extra})
+        replies = self.fleet.exchange(names, "train", content, self.run.round_timeout)
+
+        updates: dict[str, State] = {}
+        for device in names:
+            reply = replies.get(device) or Reply(b"", {}, "its connection ended", 0.0)
+            event = events[device]
+            event.update({key: reply.values[key] for key in _MEASURED if key in reply.values})
+            event.update(bytes_down=len(packed), bytes_up=len(reply.packed), seconds_transfer=_transfer(reply))
+            try:
+                updates[device] = self._usable(device, reply)
+                event["status"] = "ok"
+            except ValueError as error:
+                event.update(status="late" if reply.late else "failed", reason=str(error))
+                self._problem(device, f"{error}; it is left out of round {number}", number)
+                self._log_trace(device, reply.values.get("trace"))
+                self.fleet.forget(device)
+        if len(updates) < max(1, self.run.min_clients):
+            reasons = "; ".join(str(events[device].get("reason")) for device in names if device not in updates)
+            raise RunFailed(
+                f"{len(updates)} of {len(names)} devices gave a usable update in round {number}, but fl_min_clients is "
+                f"{self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
+            )
+        try:
+            shares = weights.resolve(self.run.weights, {device: events[device]["examples"] for device in updates})
+        except ValueError as error:
+            raise RunFailed(f"round {number} has no weights: {error}") from None
+        result = {}
+        for device, state in updates.items():
+            event = events[device]
+            event["weight"] = shares[device]
+            metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
+            result[device] = (state, metrics)
+        return result, len(names)
+
+    def _usable(self, device: str, reply: Reply) -> State:
+        """Return the tensors of an update. Raises ValueError with a sentence if it can't be used."""
+        if reply.error is not None:
+            raise ValueError(f"{device} gave no update: {reply.error}")
+        try:
+            state = tensors.unpack(reply.packed)
+        except tensors.TensorError as error:
+            raise ValueError(f"{device} sent an update that cannot be read: {error}") from None
+        if {name: array.shape for name, array in state.items()} != {n: a.shape for n, a in self.state.items()}:
+            raise ValueError(f"{device} sent an update with other tensors than the model's")
+        bad = [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"{device} sent an update with NaN or infinite values in {', '.join(bad[:3])}")
+        if not isinstance(reply.values.get("examples"), int) or reply.values["examples"] < 1:
+            raise ValueError(f"{device} did not say how many examples it trained on")
+        if not all(np.isfinite(reply.values.get(name, np.nan)) for name in ("loss", "accuracy")):
+            raise ValueError(f"{device} sent a loss or an accuracy that is not a number")
+        return state
+
+    def _evaluate(
+        self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
+    ) -> dict[str, float | None]:
+        """Evaluate the new global model on the server's test set and on each client's held-out split, at once."""
+        packed = tensors.pack(self.state)
+        config = self.run.task_config(number)
+        with ThreadPoolExecutor(1) as pool:
+            test: Future | None = (
+                pool.submit(self.evaluator.call, "evaluate", packed, config) if self.has_test else None
+            )
+            able = [self.fleet.index(d) for d in clients if self.fleet.about[d].get("heldout_examples", 1)]
+            chosen = aggregation.choose("evaluate", number, self.state, able, self.run.seed)[0] if able else []
+            names = [self.fleet.name(index) for index in chosen]
+            try:
+                replies = self.fleet.exchange(names, "evaluate", make_content(packed, config), self.run.round_timeout)
+                while test is not None and not wait([test], 0.5).done:
+                    self.fleet.check_stop()
+            except RunStopped:
+                self.evaluator.cancel()
+                raise
+        total, loss, accuracy = 0, 0.0, 0.0
+        for device, reply in sorted(replies.items()):
+            if reply.error is not None:
+                self._problem(device, f"{device} did not evaluate round {number}: {reply.error}", number)
+                self._log_trace(device, reply.values.get("trace"))
+                self.fleet.forget(device)
+                continue
+            values = reply.values
+            events[device].update(
+                heldout_loss=values["loss"], heldout_accuracy=values["accuracy"], heldout_examples=values["examples"],
+                seconds_evaluate=values["seconds_evaluate"],
+            )  # fmt: skip
+            total += values["examples"]
+            loss += values["loss"] * values["examples"]
+            accuracy += values["accuracy"] * values["examples"]
+        result: dict[str, float | None] = {
+            "loss": None, "accuracy": None,
+            "heldout_loss": loss / total if total else None, "heldout_accuracy": accuracy / total if total else None,
+        }  # fmt: skip
+        if test is not None:
+            try:
+                _, metrics = test.result()
+                result.update(loss=metrics["loss"], accuracy=metrics["accuracy"])
+            except TrainerError as error:
+                self._problem(None, f"the server could not evaluate round {number}: {error}", number)
+                self._log_trace("server", error.trace)
+        return result
+
+    # -- What went wrong ---------------------------------------------------------------------------------------------
+
+    def _problem(self, device: str | None, message: str, number: int | None = None) -> None:
+        """Say at once what is wrong, in the log and in the events."""
+        log.warning(message)
+        event: dict[str, Any] = {"event": "problem", "message": message}
+        event |= {"device": device} if device else {}
+        event |= {"round": number} if number else {}
+        self.experiment.record(event)
+
+    def _log_trace(self, device: str, trace: list[str] | None) -> None:
+        if trace:
+            log.warning("the last lines from %s:\n  %s", device, "\n  ".join(trace))
+
+
+def _transfer(reply: Reply) -> float:
+    return round(max(0.0, reply.seconds - reply.values.get("seconds_client", reply.seconds)), 4)

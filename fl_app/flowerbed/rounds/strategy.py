@@ -1,0 +1,175 @@
+"""Flower's strategies, by name: what they are given, what they give back, and what they remember between rounds."""
+
+import inspect
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import flwr.serverapp.strategy as flower
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.exception import AppExitException
+from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.serverapp.strategy.fedopt import FedOpt
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+from .config import RunFailed
+
+State = dict[str, np.ndarray]
+WEIGHT = "weight"
+# An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
+_SERVER_OPTIMISERS = (FedOpt, FedAvgM)
+_UNFIT = ("FedXgbBagging", "FedXgbCyclic")  # trees, not tensors
+
+
+def names() -> list[str]:
+    """Return the names of the strategies that can be chosen."""
+    return sorted(
+        name for name, item in vars(flower).items()
+        if inspect.isclass(item) and issubclass(item, FedAvg) and name not in _UNFIT
+    )  # fmt: skip
+
+
+class Aggregation:
+    """A strategy of `flwr.serverapp.strategy` in use. `buffers` names the tensors of a model that are not learnt."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], buffers: set[str]) -> None:
+        if name not in names():
+            raise RunFailed(f"fl_strategy is {name}, which Flower does not have; it has {', '.join(names())}")
+        kind = getattr(flower, name)
+        known = _parameters(kind)
+        defaults = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1, "train_loss_key": "loss"}
+        given = {key: value for key, value in defaults.items() if key in known} | dict(arguments)
+        if name == "FedAvgM":
+            given.setdefault("server_momentum", 0.0)
+        try:
+            self.strategy = kind(**given, weighted_by_key=WEIGHT)
+        except (TypeError, ValueError, AppExitException) as error:
+            raise RunFailed(
+                f"fl_strategy_args do not fit {name}: {error}; it takes {', '.join(sorted(known))}"
+            ) from None
+        self.name = name
+        self._apart = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
+
+    def choose(self, kind: str, round_number: int, state: State, nodes: list[int], seed: int) -> tuple[list[int], dict]:
+        """Return which of `nodes` take part (in order), and what the strategy adds to their configuration."""
+        least = {
+            "train": max(self.strategy.min_available_nodes, self.strategy.min_train_nodes),
+            "evaluate": max(self.strategy.min_available_nodes, self.strategy.min_evaluate_nodes),
+        }[kind]
+        if least > len(nodes):
+            raise RunFailed(f"fl_strategy_args ask for at least {least} devices, but only {len(nodes)} can take part")
+        random.seed(f"{seed}/{round_number}/{kind}")  # Flower samples with the module's own generator
+        configure = self.strategy.configure_train if kind == "train" else self.strategy.configure_evaluate
+        config = ConfigRecord()
+        messages = list(configure(round_number, _record(self._learnt(state)), config, _Nodes(nodes)))
+        values = {key.replace("-", "_"): value for key, value in config.items() if key != "server-round"}
+        return sorted(message.metadata.dst_node_id for message in messages), values
+
+    def aggregate(self, round_number: int, before: State, updates: list[tuple[State, dict[str, float]]]) -> State:
+        """Return the new global model from `updates`: each a device's tensors, and its weight, loss and accuracy.
+
+        Raises RunFailed if the strategy cannot make a model of them.
+        """
+        try:
+            record, _ = self.strategy.aggregate_train(
+                round_number, [_reply(self._learnt(arrays), metrics) for arrays, metrics in updates]
+            )
+        except (AppExitException, ValueError) as error:
+            raise RunFailed(f"{self.name} could not aggregate round {round_number}: {error}") from None
+        if record is None:
+            raise RunFailed(f"{self.name} made no model of the {len(updates)} updates of round {round_number}")
+        state = {name: np.asarray(array.numpy()) for name, array in record.items()}
+        if self._apart:
+            rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in updates]
+            state |= {name: array.numpy() for name, array in aggregate_arrayrecords(rest, WEIGHT).items()}
+        return {name: _as_before(state[name], array) for name, array in before.items()}
+
+    def _learnt(self, state: State) -> State:
+        return {name: array for name, array in state.items() if name not in self._apart}
+
+    def _only_apart(self, state: State) -> State:
+        return {name: array for name, array in state.items() if name in self._apart}
+
+    # -- What a strategy remembers from round to round -----------------------------------------------------------------
+
+    def remember(self) -> tuple[State, str]:
+        """Return the strategy's memory (momenta and the like) as tensors, and the rest as JSON."""
+        tensors: State = {}
+        rest: dict[str, Any] = {}
+        for attribute, value in vars(self.strategy).items():
+            if isinstance(value, ArrayRecord):
+                value = {name: array.numpy() for name, array in value.items()}
+                rest[attribute] = "record"
+            elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
+                value = {str(index): item for index, item in enumerate(value)}
+                rest[attribute] = "list"
+            elif isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values()):
+                rest[attribute] = "dict"
+            else:
+                continue
+            tensors |= {f"{attribute}/{name}": np.asarray(array) for name, array in value.items()}
+        return tensors, json.dumps(rest)
+
+    def recall(self, tensors: State, rest: str) -> None:
+        """Restore what `remember` returned, for as much of it as this strategy knows."""
+        for attribute, kind in json.loads(rest).items():
+            if not hasattr(self.strategy, attribute):
+                continue  # the strategy was changed between two runs
+            here = {name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute}
+            value = {name: np.array(array) for name, array in here.items()}
+            restored = _record(value) if kind == "record" else value
+            if kind == "list":
+                restored = [value[str(index)] for index in range(len(value))]
+            setattr(self.strategy, attribute, restored)
+
+
+class View(Array):
+    """A Flower Array over an ndarray that is there already: not serialised, not copied."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(dtype=str(array.dtype), shape=array.shape, stype="numpy.ndarray", data=b"")
+        self.__dict__["_ndarray"] = array
+
+    def numpy(self) -> np.ndarray:
+        """Return the ndarray."""
+        return self.__dict__["_ndarray"]
+
+
+class _Nodes:
+    """All that a strategy asks of a grid when it chooses."""
+
+    def __init__(self, nodes: list[int]) -> None:
+        self._nodes = nodes
+
+    def get_node_ids(self) -> list[int]:
+        return self._nodes
+
+
+def _parameters(kind: type) -> set[str]:
+    known: set[str] = set()
+    for base in kind.__mro__:
+        known |= set(inspect.signature(base.__init__).parameters)
+    return known - {"self", "args", "kwargs", "weighted_by_key", "arrayrecord_key", "configrecord_key",
+                    "train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}  # fmt: skip
+
+
+def _record(state: State) -> ArrayRecord:
+    record = ArrayRecord()  # its constructor would make copies of the Arrays, as plain ones
+    for name, array in state.items():
+        record[name] = View(array)
+    return record
+
+
+def _content(state: State, metrics: dict[str, float]) -> RecordDict:
+    return RecordDict({"arrays": _record(state), "metrics": MetricRecord(metrics)})
+
+
+def _reply(state: State, metrics: dict[str, float]) -> Message:
+    return Message(_content(state, metrics), 0, MessageType.TRAIN)
+
+
+def _as_before(array: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Keep a tensor's float type; a mean of counters (integers) stays exact, as float64."""
+    return array.astype(before.dtype, copy=False) if before.dtype.kind == "f" else array

@@ -1,0 +1,68 @@
+"""p_m, the weight of device m in the objective L(θ) = Σ p_m L_m(θ), as its user chose it.
+
+The choice of a device is `examples` (n_m / n, FedAvg's own: McMahan et al., 2017, arXiv:1602.05629), `uniform`, or a
+number. Weights are normalised over the devices whose updates are aggregated, so they need not sum to one.
+"""
+
+import math
+from collections.abc import Mapping
+
+RULES = ("examples", "uniform")
+
+
+def parse(value: object) -> str | float:
+    """Return a weight as its rule's name or as a number. Raises ValueError, saying what a weight may be."""
+    if value in RULES:
+        return str(value)
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)  # type: ignore[arg-type]
+        if not math.isfinite(number) or number < 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"is {value!r}, but must be examples, uniform or a number of at least 0") from None
+    return number
+
+
+def problems(weights: Mapping[str, object]) -> list[tuple[str | None, str]]:
+    """Return what is wrong with the weights of all devices: pairs of a device (None: all) and a sentence's end."""
+    found: list[tuple[str | None, str]] = []
+    parsed: dict[str, str | float] = {}
+    for device, value in weights.items():
+        try:
+            parsed[device] = parse(value)
+        except ValueError as error:
+            found.append((device, str(error)))
+    if found or not parsed:
+        return found
+    kinds = {value if isinstance(value, str) else "number" for value in parsed.values()}
+    if len(kinds) > 1:
+        numbered = [device for device, value in parsed.items() if not isinstance(value, str)]
+        others = [device for device, value in parsed.items() if isinstance(value, str)]
+        few, rest, has = (
+            (others, numbered, "no number") if len(others) <= len(numbered) else (numbered, others, "a number")
+        )
+        if kinds == set(RULES):
+            few, has = [device for device, value in parsed.items() if value == "uniform"], "the rule uniform"
+            rest = [device for device in parsed if device not in few]
+        found += [(device, f"gives {has}, while {', '.join(rest[:3])} and others do otherwise: "
+                           "give every device a number, or none") for device in few]  # fmt: skip
+    elif kinds == {"number"} and not any(parsed.values()):
+        found.append((None, "is 0 for every device: give at least one device a weight above 0"))
+    return found
+
+
+def resolve(weights: Mapping[str, object], examples: Mapping[str, int]) -> dict[str, float]:
+    """Return p_m for the devices in `examples` (number of training examples n_m by device); they sum to 1.
+
+    Raises ValueError when every one of these devices has weight 0.
+    """
+    raw: dict[str, float] = {}
+    for device, count in examples.items():
+        value = parse(weights[device])
+        raw[device] = float(count) if value == "examples" else 1.0 if value == "uniform" else float(value)
+    total = math.fsum(raw.values())
+    if total <= 0:
+        raise ValueError(f"the weights of the devices that answered ({', '.join(raw) or 'none'}) are all 0")
+    return {device: weight / total for device, weight in raw.items()}

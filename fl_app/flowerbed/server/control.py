@@ -1,0 +1,163 @@
+"""The server's control socket: what it is doing, and doing a run. HTTP with JSON on a Unix socket.
+
+    GET  /status   which devices are connected, and the run that goes on
+    POST /run      do the run that the body (run.json) describes; answers when it has ended
+
+A run lasts as long as its connection: when the caller goes away, for whatever reason, the run stops on all devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import select
+import socket
+import socketserver
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..unix_http import UnixConnection
+
+if TYPE_CHECKING:
+    from ..link.stream import StreamGrid
+
+log = logging.getLogger("flowerbed.server")
+
+
+def status(path: str, devices: list[str], wait_seconds: float | None = None) -> dict[str, Any]:
+    """Return the server's status; with `wait_seconds`, once all `devices` are connected.
+
+    Raises OSError with a sentence when no server answers, or when devices are still missing after that time.
+    """
+    deadline = time.monotonic() + (wait_seconds or 0)
+    while True:
+        problem: str | None = None
+        state: dict[str, Any] = {}
+        try:
+            connection = UnixConnection(path)
+            connection.request("GET", "/status")
+            state = json.loads(connection.getresponse().read())
+            missing = [name for name in devices if not state["devices"].get(name, {}).get("connected")]
+            if missing and wait_seconds is not None:
+                names = ", ".join(missing)
+                problem = f"not connected to the server after {wait_seconds:g} s: {names}; see their logs/client.log"
+        except (OSError, http.client.HTTPException):
+            problem = f"no server answers on {os.path.abspath(path)}: see logs/server.log"
+        if problem is None:
+            return state
+        if time.monotonic() >= deadline:
+            raise OSError(problem)
+        time.sleep(0.1)
+
+
+def serve(path: str, grid: StreamGrid) -> None:
+    """Answer on the Unix socket `path` for ever."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    old = os.umask(0o177)
+    try:
+        server = _Server(path, _Handler)
+    finally:
+        os.umask(old)
+    server.grid = grid
+    server.serve_forever()
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    grid: StreamGrid
+    run: dict[str, Any] | None = None
+    lock = threading.Lock()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Answer /status."""
+        connected = set(self.server.grid.get_node_ids())
+        devices = {
+            name: {"connected": node in connected, "last_seen": time.time() if node in connected
+                   else self.server.grid.last_seen.get(name)}
+            for node, name in self.server.grid.names.items()
+        }  # fmt: skip
+        self._answer(200, {"devices": devices, "run": self.server.run})
+
+    def do_POST(self) -> None:
+        """Do a run."""
+        from ..rounds.config import RunConfig, RunFailed
+
+        try:
+            run = RunConfig.parse(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        except (ValueError, TypeError, RunFailed) as error:
+            return self._answer(400, {"message": str(error)})
+        with self.server.lock:
+            if self.server.run is not None:
+                other = self.server.run["experiment"]
+                return self._answer(
+                    409, {"message": f"a run of experiment {other} goes on: wait for it, or stop it first"}
+                )
+            self.server.run = {"experiment": run.experiment, "since": time.time()}
+        try:
+            answer = self._run(run)
+        finally:
+            self.server.run = None
+        return self._answer(*answer)
+
+    def _run(self, run: Any) -> tuple[int, dict[str, Any]]:
+        from ..rounds.config import RunFailed, RunStopped
+        from ..rounds.log import log_to
+        from ..rounds.loop import run_rounds
+
+        stop, done = threading.Event(), threading.Event()
+        watcher = threading.Thread(target=_watch, args=(self.connection, stop, done), daemon=True)
+        watcher.start()
+        try:
+            with log_to(Path(run.directory) / "logs" / "run.log"):
+                return 200, {"message": run_rounds(self.server.grid, run, stop)}
+        except RunFailed as error:
+            return 422, {"message": str(error)}
+        except RunStopped as error:
+            log.info("the run was stopped: %s", error)
+            self.server.grid.interrupt()
+            return 499, {"message": str(error)}
+        except OSError as error:
+            return 422, {"message": f"the run's folder {run.directory} cannot be written: {error}"}
+        except Exception:
+            log.exception("the run failed in a way that Flowerbed did not foresee")
+            return 500, {
+                "message": "the server failed in a way that Flowerbed did not foresee: see its logs/server.log"
+            }
+        finally:
+            done.set()
+
+    def _answer(self, code: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        with contextlib.suppress(OSError):
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    def address_string(self) -> str:
+        """A Unix socket's peer has no address."""
+        return "control"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the log to what happens to devices and runs."""
+
+
+def _watch(connection: socket.socket, stop: threading.Event, done: threading.Event) -> None:
+    """Set `stop` when the caller closes its connection."""
+    with contextlib.suppress(OSError, ValueError):  # the answer was given, and the connection closed
+        while not done.is_set():
+            if select.select([connection], [], [], 0.2)[0] and not connection.recv(1, socket.MSG_PEEK):
+                stop.set()
+                return

@@ -1,0 +1,94 @@
+"""The one tensor format of the house: safetensors bytes, on the wire, in checkpoints and in models.
+
+A small header and one buffer, whatever the number of tensors; read without a copy and without pickle. Written here
+in plain numpy because a device's Python may be 3.6, which the `safetensors` package does not support.
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, raw bytes).
+"""
+
+import json
+import struct
+
+import numpy as np
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+_MAX_HEADER = 100 * 1024 * 1024
+
+
+class TensorError(ValueError):
+    """The bytes are not a valid safetensors buffer, or an array has a type the format does not know."""
+
+
+def pack(arrays, metadata=None):
+    """Return `arrays` (a dict of name to ndarray, any shapes) as one `bytes` buffer.
+
+    `metadata` is a dict of str to str. Raises TensorError for an array whose dtype the format does not know.
+    """
+    # Wide types first, so that every tensor stays aligned to its own item size.
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header = {"__metadata__": metadata} if metadata else {}
+    parts, offset = [], 0
+    for name in order:
+        array = arrays[name]
+        dtype = array.dtype.newbyteorder("<")
+        if dtype not in _NAMES:
+            raise TensorError("tensor %r has type %s, which cannot be sent or saved" % (name, array.dtype))
+        shape = list(array.shape)
+        array = np.ascontiguousarray(array, dtype=dtype).reshape(-1)
+        end = offset + array.nbytes
+        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        parts.append(array.view(np.uint8).data if array.nbytes else b"")
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    encoded += b" " * (-len(encoded) % 8)
+    return b"".join([struct.pack("<Q", len(encoded)), encoded] + parts)
+
+
+def unpack(buffer):
+    """Return the tensors of a buffer made by `pack`, as read-only views into it: a dict of name to ndarray.
+
+    Raises TensorError when the bytes are not valid.
+    """
+    header, start = _header(buffer)
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, entry in header.items():
+        try:
+            dtype = np.dtype(_DTYPES[entry["dtype"]])
+            shape = tuple(int(size) for size in entry["shape"])
+            begin, end = (int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError):
+            raise TensorError("tensor %r has a header that cannot be read" % name) from None
+        count = 1
+        for size in shape:
+            count *= size
+        if min(shape + (begin,)) < 0 or end - begin != count * dtype.itemsize or start + end > len(buffer):
+            raise TensorError("tensor %r does not fit the buffer it came in" % name)
+        arrays[name] = (
+            np.frombuffer(buffer, dtype, count, start + begin).reshape(shape) if count else np.empty(shape, dtype)
+        )
+    return arrays
+
+
+def metadata(buffer):
+    """Return the buffer's metadata, a dict of str to str (empty if it has none)."""
+    return _header(buffer)[0].get("__metadata__") or {}
+
+
+def _header(buffer):
+    if len(buffer) < 8:
+        raise TensorError("%d bytes are too few for a tensor buffer" % len(buffer))
+    (length,) = struct.unpack("<Q", bytes(buffer[:8]))
+    if length > min(_MAX_HEADER, len(buffer) - 8):
+        raise TensorError("the tensor buffer is cut short or is not in safetensors format")
+    try:
+        header = json.loads(bytes(buffer[8 : 8 + length]).decode("utf-8"))
+    except ValueError:
+        raise TensorError("the tensor buffer's header is not JSON") from None
+    if not isinstance(header, dict):
+        raise TensorError("the tensor buffer's header is not a JSON object")
+    return header, 8 + length

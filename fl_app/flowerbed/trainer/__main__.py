@@ -1,0 +1,31 @@
+"""Start a trainer: python -m flowerbed.trainer trainer.json."""
+
+import json
+import os
+import signal
+import sys
+
+from .http import serve
+from .jobs import Jobs
+from .worker import Worker
+
+
+def main(path):
+    """Serve the trainer that the JSON file at `path` describes, until a signal ends it."""
+    try:
+        with open(path) as file:
+            config = json.load(file)
+        os.chdir(os.path.dirname(os.path.abspath(path)))
+        worker = Worker(config)
+        server = serve(config["socket"], worker, Jobs())
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit("the trainer cannot start from %s: %s" % (path, error))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # nothing to save, and torch's threads need no farewell
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m flowerbed.trainer trainer.json")
+    main(sys.argv[1])

@@ -1,0 +1,166 @@
+"""What stays warm between rounds: torch, the task, the data and the model; and the jobs done with them."""
+
+import json
+import os
+import platform
+import random
+import time
+import zlib
+
+import numpy as np
+
+from .. import tensors
+from . import task as tasks
+from .memory import peak_memory, reset_peak_memory
+
+
+class Refused(ValueError):
+    """A request that cannot be served; the message is a sentence that says why."""
+
+
+class Worker:
+    """The trainer's state and its jobs. All methods but `health` run on the jobs thread.
+
+    `config` is the content of trainer.json: name, task (path), data (folder), threads, and optional `options` that
+    `load_data` receives.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.name = config["name"]
+        self.ready = False
+        self.problem = None
+        self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
+        self.train_data = self.heldout_data = None
+        self._torch = self._task = self._device = self._model = self._model_config = None
+
+    def warm_up(self):
+        """Import torch, load the task and the data. On failure `problem` says why, and the trainer stays up."""
+        try:
+            import torch
+
+            self._torch = torch
+            torch.set_num_threads(int(self.config.get("threads", 1)))
+            self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._task = tasks.load(self.config["task"])
+            self.train_data, self.heldout_data = self._task.load_data(
+                self.config["data"], self.config.get("options", {})
+            )
+            self.facts.update(torch=torch.__version__, device=str(self._device))
+            # The first optimizer imports much of torch (torch._dynamo): now, not in the first round.
+            optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+            optimizer.zero_grad()
+            optimizer.step()
+            self.ready = True
+        except ImportError as error:
+            self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
+        except (tasks.TaskError, OSError, ValueError) as error:
+            self.problem = str(error)
+        except Exception as error:
+            self.problem = "load_data of the task failed: %s: %s" % (type(error).__name__, error)
+
+    def health(self, busy):
+        """Return what the trainer is and has, as a dict for JSON."""
+        return dict(
+            self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
+            python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=peak_memory(),
+            examples=_length(self.train_data), heldout_examples=_length(self.heldout_data),
+        )  # fmt: skip
+
+    def initial(self, body, config):
+        """Return a new model's tensors, made from `config["seed"]`; the metrics name those that aren't learnt."""
+        self._seed(config)
+        self._model = None
+        model = self._prepare_model(config)
+        learnt = {name for name, _ in model.named_parameters()}
+        state = self._state(model)
+        return tensors.pack(state), {"buffers": json.dumps(sorted(set(state) - learnt))}
+
+    def train(self, body, config):
+        """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics."""
+        if not _length(self.train_data):
+            raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
+        reset_peak_memory()
+        model, seconds_load = self._load(body, config)
+        started = time.time()
+        metrics = self._task.train(model, self.train_data, config)
+        seconds_train = time.time() - started
+        state = tensors.pack(self._state(model))
+        return state, dict(
+            _numbers("train", metrics), examples=len(self.train_data), seconds_load=seconds_load,
+            seconds_train=seconds_train, peak_memory_bytes=peak_memory(),
+        )  # fmt: skip
+
+    def evaluate(self, body, config):
+        """Evaluate the tensors in `body` on the held-out data; return no tensors, and metrics."""
+        if not _length(self.heldout_data):
+            raise Refused("%s has no held-out examples in %s" % (self.name, self.config["data"]))
+        model, seconds_load = self._load(body, config)
+        started = time.time()
+        metrics = self._task.evaluate(model, self.heldout_data, config)
+        return b"", dict(
+            _numbers("evaluate", metrics), examples=len(self.heldout_data), seconds_load=seconds_load,
+            seconds_evaluate=time.time() - started,
+        )  # fmt: skip
+
+    def check(self, config):
+        """Refuse work while not ready, or for another task than this trainer's."""
+        if self.problem:
+            raise Refused("the trainer of %s is not usable: %s" % (self.name, self.problem))
+        wanted = config.get("task_hash")
+        if wanted and wanted != self.facts["task_hash"]:
+            raise Refused("%s has task code %s, but this run is of %s: run deploy.yml to bring it up to date"
+                          % (self.name, self.facts["task_hash"], wanted))  # fmt: skip
+
+    def _load(self, body, config):
+        started = time.time()
+        self._seed(config)
+        model = self._prepare_model(config)
+        self._load_state(model, tensors.unpack(body))
+        return model, time.time() - started
+
+    def _prepare_model(self, config):
+        # The seed and the round change with every call and never the shape of a model.
+        shape = {key: value for key, value in config.items() if key not in ("seed", "round", "task_hash")}
+        if self._model is None or shape != self._model_config:
+            self._model = self._task.build_model(config).to(self._device)
+            self._model_config = shape
+        return self._model
+
+    def _seed(self, config):
+        """Make everything random follow from the experiment's seed, the round and the device's name."""
+        text = "%s/%s/%s" % (config.get("seed", 0), config.get("round", 0), self.name)
+        seed = zlib.crc32(text.encode("utf-8"))
+        random.seed(seed)
+        np.random.seed(seed)
+        self._torch.manual_seed(seed)
+
+    def _state(self, model):
+        return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+
+    def _load_state(self, model, arrays):
+        state = model.state_dict()
+        if set(state) != set(arrays):
+            differing = sorted(set(state) ^ set(arrays))
+            raise Refused("the tensors sent are not those of this task's model; they differ in %s" % differing[:5])
+        torch = self._torch
+        with torch.no_grad():
+            for name, tensor in state.items():
+                array = arrays[name]
+                if tuple(tensor.shape) != array.shape:
+                    raise Refused("tensor %s has shape %s, but this task's model wants %s"
+                                  % (name, array.shape, tuple(tensor.shape)))  # fmt: skip
+                if not tensor.is_floating_point() and array.dtype.kind == "f":
+                    array = np.rint(array)  # an average of counters
+                tensor.copy_(torch.from_numpy(np.array(array)))
+
+
+def _length(data):
+    return 0 if data is None else len(data)
+
+
+def _numbers(function, metrics):
+    """Check what a task's function returned: a dict of numbers with `loss` and `accuracy`."""
+    if not isinstance(metrics, dict) or not {"loss", "accuracy"} <= set(metrics):
+        raise Refused("%s of the task must return a dict with loss and accuracy" % function)
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,89 @@
+"""The tutorial's task: LeNet5 with BatchNorm, trained with Adam on images.
+
+A task is one file with these four names. To run your own, copy this file and set `fl_task` to it. It runs inside the
+trainer, on the device's own Python and torch (3.6 and 1.10 on a Jetson Nano), so keep to what those know.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flowerbed.dataset import shards
+
+
+class LeNet5(nn.Module):
+    """LeNet5 (LeCun et al., 1998) with BatchNorm after each convolution, for 32 × 32 images."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, 5), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
+        )
+
+    def forward(self, x):
+        """Map images (N, channels, 32, 32) in 0..1 to logits (N, classes)."""
+        return self.classifier(self.features(x))
+
+
+def build_model(config):
+    """Return a new model for `config["channels"]` image channels and `config["classes"]` classes."""
+    return LeNet5(config["channels"], config["classes"])
+
+
+def load_data(folder, config):
+    """Return this device's (train, held-out) data from `folder`, each a TensorDataset of images and labels."""
+    return tuple(None if split is None else _dataset(*split) for split in shards.read(folder))
+
+
+def _dataset(x, y):
+    x = torch.from_numpy(np.ascontiguousarray(x)).float()
+    x = x.permute(0, 3, 1, 2) / 255 if x.dim() == 4 else x
+    if tuple(x.shape[-2:]) != (32, 32):
+        x = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
+    return torch.utils.data.TensorDataset(x.contiguous(), torch.from_numpy(np.asarray(y)).long())
+
+
+def train(model, data, config):
+    """Train `model` in place for `config["local_epochs"]` epochs; return the mean loss and the accuracy."""
+    device = next(model.parameters()).device
+    images, labels = (tensor.to(device) for tensor in data.tensors)
+    batch_size, mu = int(config["batch_size"]), float(config.get("proximal_mu", 0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=float(config["learning_rate"]))
+    start = [parameter.detach().clone() for parameter in model.parameters()] if mu else []
+    model.train()
+    total, correct, seen = 0.0, 0, 0
+    for _ in range(int(config["local_epochs"])):
+        for batch in torch.randperm(len(labels)).split(batch_size):
+            if len(batch) == 1 and len(labels) > 1:
+                continue  # BatchNorm cannot train on a single image
+            optimizer.zero_grad()
+            logits = model(images[batch])
+            loss = F.cross_entropy(logits, labels[batch])
+            objective = loss
+            for parameter, origin in zip(model.parameters(), start):  # FedProx: Li et al., 2020, arXiv:1812.06127
+                objective = objective + mu / 2 * (parameter - origin).pow(2).sum()
+            objective.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(batch)
+            correct += int((logits.argmax(1) == labels[batch]).sum())
+            seen += len(batch)
+    return {"loss": total / max(seen, 1), "accuracy": correct / max(seen, 1)}
+
+
+def evaluate(model, data, config):
+    """Return the mean cross-entropy loss and the accuracy (0..1) of `model` on `data`."""
+    device = next(model.parameters()).device
+    model.eval()
+    total, correct = 0.0, 0
+    with torch.no_grad():
+        for images, labels in zip(*(tensor.split(500) for tensor in data.tensors)):
+            logits = model(images.to(device))
+            labels = labels.to(device)
+            total += float(F.cross_entropy(logits, labels, reduction="sum"))
+            correct += int((logits.argmax(1) == labels).sum())
+    return {"loss": total / len(data), "accuracy": correct / len(data)}

@@ -1,0 +1,256 @@
+"""Show the rounds of a run while they happen. See DOCUMENTATION for how a task asks for it."""
+
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.callback import CallbackBase
+from ansible.template import Templar
+
+DOCUMENTATION = """
+    name: flowerbed_progress
+    type: aggregate
+    short_description: show the rounds of a run while they happen
+    description:
+      - While a task runs that has the variable flowerbed_progress_file, the path of a run's metrics.jsonl (a template
+        is fine), each event that the run adds to this file is shown as it is written. The file need not exist yet.
+      - "For example: a task with vars: {flowerbed_progress_file: '{{ runs }}/metrics.jsonl'}."
+      - When the run has ended, a table shows the last round by device, and where the model and the metrics are.
+      - Nothing is shown in check mode. Other tasks and their output are not touched.
+    requirements:
+      - enabled in ansible.cfg (callbacks_enabled)
+"""
+
+VARIABLE = "flowerbed_progress_file"
+POLL_SECONDS = 0.1
+NOTHING = "–"
+
+Event = dict[str, Any]
+Line = tuple[str, str | None]  # text, colour
+
+
+def number(value: Any, digits: int = 0, factor: float = 1) -> str:
+    """Return a number times `factor` as text, a dash for what is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return NOTHING
+    return f"{value * factor:.{digits}f}"
+
+
+def percent(value: Any) -> str:
+    """Return an accuracy (0..1) as text."""
+    text = number(value, 1, 100)
+    return text if text == NOTHING else f"{text} %"
+
+
+def megabytes(value: Any) -> str:
+    """Return bytes as megabytes, as text."""
+    return number(value, 2, 1e-6)
+
+
+def status(event: Event) -> str:
+    """Return what became of a device in a round."""
+    return ": ".join(str(event[key]) for key in ("status", "reason") if event.get(key))
+
+
+ROUND_COLUMNS: dict[str, int] = {
+    "round": 10, "accuracy": 9, "loss": 8, "held-out accuracy": 17, "seconds": 8, "clients": 8,
+}  # fmt: skip
+DEVICE_COLUMNS: dict[str, Callable[[Event], str]] = {
+    "device": lambda event: str(event.get("device", NOTHING)),
+    "examples": lambda event: number(event.get("examples")),
+    "weight": lambda event: number(event.get("weight"), 3),
+    "loss": lambda event: number(event.get("loss"), 4),
+    "accuracy": lambda event: percent(event.get("accuracy")),
+    "held-out": lambda event: percent(event.get("heldout_accuracy")),
+    "s training": lambda event: number(event.get("seconds_train"), 2),
+    "s transfer": lambda event: number(event.get("seconds_transfer"), 2),
+    "MB down": lambda event: megabytes(event.get("bytes_down")),
+    "MB up": lambda event: megabytes(event.get("bytes_up")),
+    "status": status,
+}
+
+PATHS = {"model": "model/last.safetensors", "best model": "model/best.safetensors"}
+
+
+def table(rows: Iterable[Event]) -> list[str]:
+    """Return device events as the lines of an aligned table, its heading first."""
+    cells = [list(DEVICE_COLUMNS), *([column(row) for column in DEVICE_COLUMNS.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            text.ljust(width) if place in (0, last) else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+class Story:
+    """Turns a run's events, in their order, into lines to show."""
+
+    def __init__(self) -> None:
+        self._last_round: Any = None
+        self._devices: list[Event] = []  # of the last round that has ended
+        self._pending: list[Event] = []
+        self._headed = self._summed_up = False
+
+    def lines(self, event: Event, file: Path) -> Iterator[Line]:
+        """Yield the lines for one event of the metrics `file`."""
+        kind = event.get("event")
+        if kind == "run-started":
+            self._last_round = event.get("last_round")
+        elif kind == "device":
+            self._pending.append(event)
+        elif kind == "round":
+            self._devices, self._pending = self._pending, []
+            if not self._headed:
+                self._headed = True
+                yield "", None
+                yield "  ".join(name.rjust(width) for name, width in ROUND_COLUMNS.items()), None
+            yield self._round(event)
+        elif kind == "problem":
+            yield str(event.get("message", "")), constants.COLOR_WARN
+        elif kind in ("run-ended", "task-ended"):
+            if kind == "run-ended":
+                failed = event.get("status") == "failed"
+                yield str(event.get("message", "")), constants.COLOR_ERROR if failed else constants.COLOR_OK
+            yield from self._summary(file)
+
+    def _round(self, event: Event) -> Line:
+        asked, answered = event.get("clients_asked"), event.get("clients_answered")
+        of = f" of {number(self._last_round)}" if self._last_round is not None else ""
+        cells = (
+            number(event.get("round")) + of,
+            percent(event.get("accuracy")),
+            number(event.get("loss"), 4),
+            percent(event.get("heldout_accuracy")),
+            number(event.get("seconds"), 2),
+            f"{number(answered)}/{number(asked)}",
+        )
+        text = "  ".join(cell.rjust(width) for cell, width in zip(cells, ROUND_COLUMNS.values(), strict=True))
+        return text, constants.COLOR_WARN if answered != asked else None
+
+    def _summary(self, file: Path) -> Iterator[Line]:
+        """Yield, once, the table of the last round, and the paths of what the run left beside its metrics."""
+        if self._devices and not self._summed_up:
+            self._summed_up = True
+            yield "", None
+            for row, text in zip([{}, *self._devices], table(self._devices), strict=True):
+                yield text, constants.COLOR_WARN if row.get("status", "ok") != "ok" else None
+            yield "", None
+            for name, path in PATHS.items():
+                if (file.parent / path).exists():
+                    yield f"{name}: {_shown(file.parent / path)}", None
+            yield f"metrics: {_shown(file)}", None
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+class Follower(threading.Thread):
+    """Hands each event that is added to a file, from now on, to `show`; until `stop`."""
+
+    def __init__(self, file: Path, show: Callable[[Event], None]) -> None:
+        super().__init__(daemon=True)
+        self._file, self._show = file, show
+        self._position = file.stat().st_size if file.exists() else 0
+        self._rest = b""
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Follow the file."""
+        while not self._ended.wait(POLL_SECONDS):
+            self._read()
+        self._read()
+
+    def stop(self) -> None:
+        """Show what is there, and end."""
+        self._ended.set()
+        self.join()
+
+    def _read(self) -> None:
+        try:
+            with open(self._file, "rb") as file:
+                file.seek(self._position)
+                added = file.read()
+        except OSError:  # not there yet
+            return
+        self._position += len(added)
+        *lines, self._rest = (self._rest + added).split(b"\n")
+        for line in lines:
+            try:
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    self._show(event)
+            except Exception:  # a corrupt line must not end the show, nor break the playbook
+                continue
+
+
+class CallbackModule(CallbackBase):
+    """Follows the metrics of the task that asks for it."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "flowerbed_progress"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, display: Any = None, options: Any = None) -> None:
+        super().__init__(display, options)
+        self._play: Any = None
+        self._task: str | None = None
+        self._file = Path()
+        self._story = Story()
+        self._follower: Follower | None = None
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Remember the play: a task's variables need it."""
+        self._play = play
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """Begin to follow, if the task asks for it."""
+        if VARIABLE not in task.vars or task.check_mode or self._follower:
+            return
+        manager = self._play.get_variable_manager()
+        templar = Templar(manager._loader, variables=manager.get_vars(play=self._play, host=host, task=task))
+        self._file, self._task, self._story = Path(templar.template(task.vars[VARIABLE])), task._uuid, Story()
+        self._follower = Follower(self._file, self._show)
+        self._follower.start()
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Show the end of what was followed."""
+        self._finish(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Show the end of what was followed."""
+        self._finish(result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Show the end of what was followed."""
+        self._finish(result)
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Show the end of what was followed."""
+        self._finish(result)
+
+    def _finish(self, result: Any) -> None:
+        if self._follower and result._task._uuid == self._task:
+            self._follower.stop()
+            self._follower = None
+            self._show({"event": "task-ended"})
+
+    def _show(self, event: Event) -> None:
+        self._display_all(self._story.lines(event, self._file))
+
+    def _display_all(self, lines: Iterable[Line]) -> None:
+        for text, colour in lines:
+            self._display.display(text, color=colour)
+        sys.stdout.flush()  # a pipe would otherwise get it all at the end

@@ -1,0 +1,46 @@
+"""Check the whole inventory, once a playbook, and hand out all hosts' fl_* variables. Connects to nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+from ansible import constants
+from ansible.plugins.action import ActionBase
+from ansible.release import __version__ as ansible_version
+
+
+class ActionModule(ActionBase):
+    """Fails with all problems of the inventory, or returns `hosts`: each one's fl_* variables and defaults."""
+
+    _VALID_ARGS = frozenset()
+
+    def run(self, tmp=None, task_vars=None):
+        """Validate, or repeat what this playbook's first call found."""
+        result = super().run(tmp, task_vars)
+        # Ansible's own temporary folder lives as long as this ansible-playbook, and all its workers know it.
+        memory = Path(constants.DEFAULT_LOCAL_TMP, "fl_fleet.json")
+        if not memory.exists():
+            problems, hosts = self._validate(task_vars)
+            if problems:
+                count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+                lines = [f"Nothing was done, because of {count}:", *(f"- {text}" for text in problems)]
+                return {**result, "failed": True, "msg": "\n".join(lines)}
+            memory.write_text(json.dumps(hosts))
+        return {**result, "hosts": json.loads(memory.read_text()), "_ansible_verbose_override": True}
+
+    def _validate(self, task_vars):
+        """Return the problems, as sentences, and if there are none every host's variables."""
+        role = self._task._role
+        sys.path.insert(0, role._role_path)
+        import fl_validator
+        from fl_validator import controller
+        from fl_validator.read import read
+
+        checkout = Path(role._role_path).parent.parent
+        config_file = task_vars["ansible_config_file"]
+        problems = controller.problems(sys.version_info[:2], ansible_version, config_file, checkout)
+        if problems:
+            return problems, {}
+        fleet = read(task_vars, role, self._loader)
+        problems = fl_validator.validate(fleet)
+        return problems, {} if problems else fl_validator.typed_values(fleet)

@@ -1,0 +1,124 @@
+"""Read a Fleet from Ansible: the inventory, its variables with the role's defaults, where each one is set."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible.inventory.helpers import sort_groups
+from ansible.module_utils.common.json import AnsibleJSONEncoder
+from ansible.template import Templar
+from ansible.vars.plugins import get_vars_from_inventory_sources, get_vars_from_path
+
+from .fleet import Fleet, Host, Source
+from .report import shown
+
+CONNECTION = ("ansible_connection", "ansible_host", "ansible_port")
+
+
+def options(roles: Path) -> dict[str, Mapping[str, Any]]:
+    """Return every role's variables with their argument specs, by name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        specs = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+        for entry in specs.get("argument_specs", {}).values():
+            found.update(entry.get("options") or {})
+    return found
+
+
+def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
+    """Return the inventory of a running playbook. `role` is the role fl as Ansible loaded it."""
+    roles = Path(role._role_path).parent
+    hostvars = task_vars["hostvars"]
+    inventory, extra = hostvars._inventory, hostvars._variable_manager.extra_vars
+    known = options(roles)
+    prefixes = tuple(f"{path.name}_" for path in roles.iterdir() if (path / "tasks").is_dir())
+    defaults = role.get_default_vars()
+    shared = {"hostvars": hostvars, **role.get_vars(include_params=False)}
+    templar = Templar(loader)
+    # Hosts share nearly all templates, and compiling them is what takes time.
+    templar.environment.from_string = cache(templar.environment.from_string)
+
+    def host(name: str) -> Host:
+        raw = hostvars.raw_get(name)
+        found = Host(name, {group.name for group in inventory.hosts[name].get_groups()})
+        found.given = {variable for variable in raw if variable.startswith(prefixes)}
+        templar.available_variables = {**defaults, **raw, **shared}
+        for variable in {**defaults, **dict.fromkeys(CONNECTION), **dict.fromkeys(found.given & set(known))}:
+            if variable in raw or variable in defaults:
+                _resolve(found, variable, templar)
+        return found
+
+    def below(group: Any) -> list[Any]:
+        return [*group.child_groups, *(group for child in group.child_groups for group in below(child))]
+
+    groups = inventory.groups
+    devices = [device.name for device in groups["devices"].get_hosts()] if "devices" in groups else []
+    leaves = {group.name for group in below(groups["devices"]) if not group.child_groups} if devices else set()
+    servers = groups["server"].get_hosts() if "server" in groups else []
+    servers = [server.name for server in servers] or [name for name in ("server",) if name in inventory.hosts]
+    return Fleet(
+        devices=[host(name) for name in devices],
+        servers=[host(name) for name in servers],
+        inventory=", ".join(shown(source) for source in inventory._sources),
+        checkout=roles.parent,
+        leaf_groups=leaves,
+        options=known,
+        prefixes=prefixes,
+        extra=extra,
+        source=lambda name, variable: _source(hostvars, loader, name, variable),
+    )
+
+
+def _resolve(host: Host, variable: str, templar: Any) -> None:
+    """Put a variable's value into `host`, in plain types. What needs a device's facts cannot be known yet."""
+    raw = templar.available_variables[variable]
+    try:
+        value = templar.template(raw)
+        host.values[variable] = json.loads(json.dumps(value, cls=AnsibleJSONEncoder))
+        templar.available_variables[variable] = value  # for the templates that use it
+    except AnsibleUndefinedVariable as error:
+        if "ansible_facts" not in f"{raw} {error}":
+            host.undefined[variable] = _short(error)
+    except (AnsibleError, TypeError, ValueError) as error:
+        host.undefined[variable] = _short(error)
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+
+
+def _source(hostvars: Any, loader: Any, name: str | None, variable: str) -> Source:
+    """Return where `variable` gets its value for the host `name`, by Ansible's own order of precedence."""
+    inventory, manager = hostvars._inventory, hostvars._variable_manager
+    if variable in manager.extra_vars:
+        return _position(manager.extra_vars, variable, None) or Source(command_line=True)
+    if name is None:
+        return Source()
+
+    def files(entity: Any) -> list[Mapping[str, Any]]:
+        return [
+            get_vars_from_path(loader, loader.get_basedir(), [entity], "task"),  # beside the playbook
+            get_vars_from_inventory_sources(loader, inventory._sources, [entity], "task"),
+        ]
+
+    host = inventory.hosts[name]
+    groups = [group for group in reversed(sort_groups(host.get_groups())) if group.name != "all"]
+    groups.append(inventory.groups["all"])
+    layers = [*files(host), host.vars]
+    layers += [layer for group in groups for layer in files(group)]
+    layers += [group.vars for group in groups]
+    for layer in layers:
+        if variable in layer:
+            return _position(layer, variable, host.vars.get("inventory_file")) or Source()
+    return Source()
+
+
+def _position(layer: Mapping[str, Any], variable: str, file: str | None) -> Source | None:
+    """Return where `variable` stands: YAML keys remember it. `file` is the answer for other formats."""
+    key = next(key for key in layer if key == variable)
+    path, line, _ = getattr(key, "ansible_pos", (file, None, None))
+    return Source(path, line) if path else None

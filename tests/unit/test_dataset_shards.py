@@ -1,0 +1,145 @@
+"""What a device reads of its own data, on this Python and on a Jetson Nano's."""
+
+import ast
+import glob
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowerbed.dataset import DatasetError, shards
+
+APP = Path(shards.__file__).parents[2]
+ON_DEVICES = [APP / "flowerbed/dataset" / name for name in ("__init__.py", "folder.py", "shards.py")]
+X, Y = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3, 1), np.array([0, 2, 1, 1])
+
+
+def save_images(root: Path, classes: dict[str, int]) -> None:
+    """Write `classes[name]` one-coloured images into each class folder, each of its own shade."""
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for shade in range(count):
+            Image.new("L", (5, 4), shade).save(root / name / f"{shade:03}.png")
+
+
+def test_both_splits_are_read(tmp_path):
+    np.savez(tmp_path / "train.npz", x=X, y=Y.astype(np.int16))
+    np.savez(tmp_path / "heldout.npz", x=X[:1].astype(np.float32), y=Y[:1])
+    train, heldout = shards.read(str(tmp_path))
+    np.testing.assert_array_equal(train[0], X)
+    np.testing.assert_array_equal(train[1], Y)
+    assert train[1].dtype == np.int64 and heldout[0].dtype == np.float32
+
+
+def test_a_split_may_be_missing(tmp_path):
+    np.savez(tmp_path / "heldout.npz", x=X, y=Y)
+    train, heldout = shards.read(str(tmp_path))
+    assert train is None and len(heldout[1]) == 4
+
+
+@pytest.mark.parametrize("name", ["heldout", "test"])
+def test_class_folders_with_their_own_split_are_kept(tmp_path, name):
+    save_images(tmp_path / "train", {"cat": 6, "ape": 4})
+    save_images(tmp_path / name, {"cat": 3})
+    train, heldout = shards.read(str(tmp_path))
+    assert train[0].shape == (10, 4, 5, 1) and train[1].tolist() == [0] * 4 + [1] * 6
+    assert heldout[1].tolist() == [1] * 3
+
+
+def test_class_folders_are_split_the_same_way_every_time(tmp_path):
+    save_images(tmp_path, {"cat": 15, "ape": 15})
+    (train, heldout), again = shards.read(str(tmp_path)), shards.read(str(tmp_path))
+    assert len(train[1]) == 27 and len(heldout[1]) == 3
+    np.testing.assert_array_equal(heldout[0], again[1][0])
+    seen = [(label, image[0, 0, 0]) for x, y in (train, heldout) for image, label in zip(x, y, strict=True)]
+    assert sorted(seen) == [(label, shade) for label in (0, 1) for shade in range(15)]
+    assert shards.read(str(tmp_path), heldout=0)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(100, 0.1, 10), (4, 0.1, 1), (2, 0.9, 1), (1, 0.5, 0), (5, 0, 0)]
+)
+def test_at_least_one_example_is_held_out_and_one_trained_on(count, fraction, held):
+    assert shards.heldout_count(count, fraction) == held
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"x": X}, "is not a whole .npz file of x and y"),
+        ({"x": X, "y": Y[:3]}, r"holds x of shape \(4, 3, 3, 1\) but 3 labels y"),
+        ({"x": X, "y": Y - 1}, "holds the label -1: labels start at 0"),
+        ({"x": X, "y": Y.astype(float)}, "are float64 of shape .* not a list of integers"),
+        ({"x": X, "y": np.array(list("abcd"))}, "not a list of integers"),
+        ({"x": X, "y": Y[:, None]}, "not a list of integers"),
+        ({"x": X[:0], "y": Y[:0]}, "holds no examples"),
+        ({"x": np.where(X == 7, np.nan, X), "y": Y}, "not finite numbers"),
+        ({"x": np.array([{}] * 4), "y": Y}, "is not a whole .npz file .*allow_pickle=False"),
+        ({"x": np.array(list("abcd")), "y": Y}, "not finite numbers"),
+    ],
+)
+def test_unusable_arrays_are_refused(tmp_path, arrays, sentence):
+    np.savez(tmp_path / "train.npz", **arrays)
+    with pytest.raises(DatasetError, match=sentence):
+        shards.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", "truncated"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    np.savez(tmp_path / "train.npz", x=X, y=Y)
+    whole = (tmp_path / "train.npz").read_bytes()
+    (tmp_path / "train.npz").write_bytes(whole[:-90] if content == "truncated" else content)
+    with pytest.raises(DatasetError, match="train.npz is not a whole .npz file"):
+        shards.read(str(tmp_path))
+
+
+def test_a_missing_and_an_empty_folder_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="gone is missing"):
+        shards.read(str(tmp_path / "gone"))
+    with pytest.raises(DatasetError, match="holds no images"):
+        shards.read(str(tmp_path))
+
+
+def test_a_corrupt_image_on_the_device_is_named(tmp_path):
+    save_images(tmp_path, {"cat": 3})
+    (tmp_path / "cat/001.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DatasetError, match="cat/001.png in .* cannot be read as an image"):
+        shards.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ON_DEVICES, ids=lambda path: path.name)
+def test_the_syntax_is_that_of_python_3_6(path):
+    ast.parse(path.read_text(), feature_version=(3, 6))
+
+
+def python36(*modules: str) -> str:
+    """Return a Python 3.6 that has `modules`; skip the test where there is none."""
+    pyenv = glob.glob(os.path.expanduser("~/.pyenv/versions/3.6*/bin/python"))
+    for python in filter(None, [os.environ.get("FLOWERBED_PYTHON36"), shutil.which("python3.6"), *pyenv]):
+        check = f"import sys, {', '.join(modules)}; sys.exit(sys.version_info[:2] != (3, 6))"
+        if not subprocess.run([python, "-c", check], capture_output=True).returncode:
+            return python
+    pytest.skip(f"no Python 3.6 with {', '.join(modules)} here (FLOWERBED_PYTHON36 can name one)")
+
+
+@pytest.mark.parametrize(("form", "modules"), [("npz", ["numpy"]), ("images", ["numpy", "PIL"])])
+def test_python_3_6_reads_the_same(tmp_path, form, modules):
+    python = python36(*modules)
+    if form == "npz":
+        np.savez(tmp_path / "train.npz", x=X, y=Y)
+    else:
+        save_images(tmp_path, {"cat": 15, "ape": 15})
+    code = (
+        "import json, sys; from flowerbed.dataset import shards; splits = shards.read(sys.argv[1]);"
+        "print(json.dumps([split and [array.tolist() for array in split] for split in splits]))"
+    )
+    environment = {"PYTHONPATH": str(APP), "PATH": os.environ["PATH"]}
+    result = subprocess.run([python, "-c", code, tmp_path], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    expected = [split and [array.tolist() for array in split] for split in shards.read(str(tmp_path))]
+    assert json.loads(result.stdout) == expected

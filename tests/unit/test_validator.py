@@ -1,0 +1,291 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "roles/fl"))
+
+from fl_validator import controller, typed_values, validate  # noqa: E402
+from fl_validator.fleet import Fleet, Host, Source  # noqa: E402
+from fl_validator.names import nearest  # noqa: E402
+from fl_validator.read import options  # noqa: E402
+from fl_validator.report import listed  # noqa: E402
+
+OPTIONS = options(ROOT / "roles")
+FILE = "inventory/x/group_vars/all.yml"
+
+
+def host(name, groups=(), **values):
+    defaults = {
+        "ansible_connection": "local", "fl_runtime": "process", "fl_link": "stream", "fl_home": f"/srv/{name}",
+        "fl_task": str(ROOT / "fl_app/task.py"), "fl_server_host": "127.0.0.1", "fl_listen": "127.0.0.1",
+        "fl_server_port": 9092, "fl_node_port": 9100 + sum(name.encode()), "fl_weight": "examples",
+        "fl_experiment": "x", "fl_min_clients": 1,
+    }  # fmt: skip
+    return Host(name, {"all", *groups}, {**defaults, **values}, given={*values} - {"ansible_host"})
+
+
+def device(name, **values):
+    return host(name, groups=("devices", "rpi"), **values)
+
+
+def remote(name, address, **values):
+    reach = {"fl_server_host": "10.0.0.1", "ansible_connection": "ssh", "ansible_host": address}
+    return device(name, **{**reach, **values})
+
+
+def fleet(*devices, servers=None, **fields):
+    return Fleet(
+        devices=list(devices),
+        servers=[host("server")] if servers is None else servers,
+        inventory="inventory/x",
+        checkout=ROOT,
+        leaf_groups={"rpi", "jetson_2gb"},
+        options=OPTIONS,
+        prefixes=("fl_", "dataset_"),
+        source=lambda name, variable: Source(FILE, 3),
+        **fields,
+    )
+
+
+def only(fleet):
+    """The one sentence about a fleet."""
+    (sentence,) = validate(fleet)
+    return sentence
+
+
+def test_good_fleet():
+    assert validate(fleet(device("a"), device("b"), extra={"rounds": "3", "experiment": "a.b-2_c"})) == []
+
+
+def test_no_devices():
+    assert only(fleet()) == ("inventory/x has no devices: put hosts into a group below devices, such as rpi.")
+
+
+def test_no_server_and_two_servers():
+    assert only(fleet(device("a"), servers=[])).startswith("inventory/x has no host named server: add it")
+    assert "has 2 servers (s and t): keep one" in only(fleet(device("a"), servers=[host("s"), host("t")]))
+
+
+def test_server_that_is_a_device():
+    both = device("a")
+    assert only(fleet(both, servers=[both])) == "a is the server and a device in inventory/x: choose one."
+
+
+def test_groups():
+    double, none = device("a"), host("b", groups=("devices",))
+    double.groups.add("jetson_2gb")
+    assert validate(fleet(double, none)) == [
+        "a is in the groups jetson_2gb and rpi of inventory/x: keep one.",
+        "b is in no device group of inventory/x: add it to jetson_2gb or rpi.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("fl_batch_size", 0, "is 0, but must be a whole number of at least 1."),
+        ("fl_batch_size", "2.5", "is '2.5', but must be a whole number of at least 1."),
+        ("fl_batch_size", True, "is True, but must be a whole number of at least 1."),
+        ("fl_local_epochs", "many", "is 'many', but must be a whole number of at least 1."),
+        ("fl_learning_rate", 0, "is 0, but must be a number above 0."),
+        ("fl_learning_rate", "nan", "is 'nan', but must be a number above 0."),
+        ("fl_threads", 0, "is 0, but must be a whole number of at least 1."),
+        ("fl_round_timeout", -1, "is -1, but must be a number above 0."),
+        ("fl_server_port", 70000, "is 70000, but must be a whole number from 1 to 65535."),
+        ("fl_seed", -1, "is -1, but must be a whole number from 0 to 4294967295."),
+        ("fl_config", None, "is None, but must be a mapping."),
+        ("fl_server_host", "http://x:1", "is 'http://x:1', but must be an address or a name alone."),
+        ("fl_runtime", "podman", "is 'podman', which is not one of its choices: choose process or docker."),
+        ("fl_strategy", "FedAvgg", "is 'FedAvgg', which is not one of its choices: did you mean FedAvg?"),
+        ("fl_weight", -1, "is -1, but must be examples, uniform or a number of at least 0."),
+        ("fl_weight", 0, "is 0 for every device: give at least one device a weight above 0."),
+        ("fl_home", "here", "is here, but must be an absolute path."),
+        ("fl_min_clients", 2, None),  # the server's value counts
+        ("fl_batch_size", "8", None),  # as -e gives it
+        ("fl_learning_rate", "1e-4", None),
+        ("fl_runtime", "docker", None),
+        ("fl_server_host", "laptop.local", None),
+        ("fl_weight", "0.2", None),
+    ],
+)
+def test_values(variable, value, text):
+    found = validate(fleet(device("a", **{variable: value})))
+    assert found == ([] if text is None else [f"a: {variable} in {FILE}:3 {text}"])
+
+
+def test_bad_link_is_bad_for_its_choice_and_for_differing():
+    assert [sentence.split(" is ", 1)[1] for sentence in validate(fleet(device("a", fl_link="stram")))] == [
+        "'stram', which is not one of its choices: choose stream or superlink.",
+        "'stram', but 'stream' for server: it must be the same everywhere.",
+    ]
+
+
+def test_a_number_for_one_device_only():
+    found = only(fleet(device("a", fl_weight=0.2), device("b"), device("c")))
+    assert found.startswith(f"a: fl_weight in {FILE}:3 gives a number, while ")
+
+
+def test_unknown_names():
+    found = validate(fleet(device("a", fl_btach_size=8, dataset_nme="digits", other=1), extra={"round": 3, "x": 1}))
+    assert found == [
+        f"a: dataset_nme in {FILE}:3 is no variable of Flowerbed; did you mean dataset_name?",
+        f"a: fl_btach_size in {FILE}:3 is no variable of Flowerbed; did you mean fl_batch_size?",
+        f"round in {FILE}:3 is no variable of Flowerbed; did you mean rounds?",
+    ]
+    assert nearest("fl_zzz", OPTIONS) is None
+
+
+def test_unknown_name_on_the_command_line_is_said_once():
+    spoilt = fleet(device("a", fl_lnk="x"), device("b", fl_lnk="x"), extra={"fl_lnk": "x"})
+    spoilt.source = lambda name, variable: Source(command_line=True)
+    assert only(spoilt) == "fl_lnk on the command line is no variable of Flowerbed; did you mean fl_link?"
+
+
+def test_undefined():
+    bad = device("a")
+    bad.undefined["fl_config"] = "'gone' is undefined"
+    assert only(fleet(bad)) == f"a: fl_config in {FILE}:3 cannot be worked out: 'gone' is undefined."
+
+
+def test_the_same_problem_of_many_hosts_is_one_sentence():
+    many = [device(f"d{index}", fl_threads=0) for index in range(9)]
+    assert only(fleet(*many)).startswith(f"d0, d1, d2 and 6 more: fl_threads in {FILE}:3 is 0")
+
+
+def test_defaults_have_no_file():
+    bad = fleet(device("a", fl_threads=0))
+    bad.source = lambda name, variable: Source()
+    assert only(bad).startswith("a: fl_threads (its default) is 0")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "0.0.0.0", "localhost", "me.localhost"])
+def test_server_out_of_reach(address):
+    server = host("server", fl_listen="0.0.0.0")
+    found = only(fleet(remote("a", "10.0.0.2", fl_server_host=address), servers=[server]))
+    assert f"is {address}, where another machine cannot reach the server" in found
+
+
+def test_server_listens_on_loopback():
+    found = only(fleet(remote("a", "10.0.0.2")))
+    assert "server: fl_listen" in found and "is 127.0.0.1, where a cannot reach the server" in found
+
+
+def test_example_addresses():
+    server = host("server", fl_listen="0.0.0.0")
+    assert validate(fleet(remote("a", "192.0.2.4", fl_server_host="203.0.113.9"), servers=[server])) == [
+        f"a: ansible_host in {FILE}:3 is still an example: write the board's own address.",
+        f"a: fl_server_host in {FILE}:3 is still an example: write the server's address, as boards see it.",
+    ]
+
+
+def test_one_board_twice():
+    server = host("server", fl_listen="0.0.0.0")
+    boards = [remote("a", "10.0.0.2"), remote("b", "10.0.0.2"), remote("c", "10.0.0.2", ansible_port=2222)]
+    found = only(fleet(*boards, servers=[server]))
+    assert found == f"b: ansible_host in {FILE}:3 is 10.0.0.2, as for a: each device needs its own."
+
+
+def test_one_home_twice():
+    assert "b: fl_home" in only(fleet(device("a", fl_home="/srv/x"), device("b", fl_home="/srv/x")))
+    server = host("server", fl_listen="0.0.0.0")
+    boards = [remote("a", "10.0.0.2", fl_home="/srv/x"), remote("b", "10.0.0.3", fl_home="/srv/x")]
+    assert validate(fleet(*boards, servers=[server])) == []
+
+
+def test_one_port_twice_matters_on_superlink():
+    link = {"fl_link": "superlink", "fl_node_port": 9092}
+    assert validate(fleet(device("a", fl_node_port=9092))) == []
+    found = only(fleet(device("a", **link), servers=[host("server", fl_link="superlink")]))
+    assert found == f"a: fl_node_port in {FILE}:3 is 9092, as for server: each needs its own port."
+
+
+def test_home_of_107_bytes():
+    longest = "/" + "x" * (107 - len("/supervisord.sock.12345") - 1)
+    assert validate(fleet(device("a", fl_home=longest))) == []
+    assert "1 bytes too long for Unix sockets: set a shorter fl_root" in only(fleet(device("a", fl_home=longest + "x")))
+
+
+def task(tmp_path, text):
+    file = tmp_path / "task.py"
+    file.write_text(text)
+    names = {"fl_task": str(file)}
+    return validate(fleet(device("a", **names), servers=[host("server", **names)]))
+
+
+def test_task_lacks_names(tmp_path):
+    (found,) = task(tmp_path, "def build_model(config): ...\ndef train(model, data, config): ...\n")
+    assert found.startswith(f"server and a: fl_task in {FILE}:3 is ")
+    assert "which lacks load_data and evaluate: a task has the functions build_model, load_data" in found
+
+
+def test_task_with_names_from_elsewhere(tmp_path):
+    assert task(tmp_path, "from mine import *\n") == []
+    text = "from mine import build_model, fit as train\ntry:\n    load_data = None\nfinally:\n    evaluate: int = 1\n"
+    assert task(tmp_path, text) == []
+
+
+def test_task_is_not_python(tmp_path):
+    assert "which is not Python (line 2): correct it" in task(tmp_path, "\ndef train(:\n")[0]
+
+
+def test_task_is_missing():
+    names = {"fl_task": "nowhere/task.py"}  # relative to the checkout
+    (found,) = validate(fleet(device("a", **names), servers=[host("server", **names)]))
+    assert "cannot be read (No such file or directory): give the path of a task file" in found
+
+
+def test_min_clients():
+    found = only(fleet(device("a"), servers=[host("server", fl_min_clients=2)]))
+    assert "fl_min_clients" in found and "is 2, but the inventory has 1: lower it or add devices" in found
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", ".hidden", "a/b", "é"])
+def test_experiment(name):
+    assert validate(fleet(device("a"), extra={"experiment": name}))[0].startswith(f"experiment in {FILE}:3 is {name!r}")
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "1.5", "many", "", 0, None])
+def test_rounds(rounds):
+    assert "but must be a whole number of at least 1" in only(fleet(device("a"), extra={"rounds": rounds}))
+
+
+def test_types_are_restored():
+    good = fleet(device("a", fl_batch_size="8", fl_learning_rate="1e-2", fl_weight="0.5", fl_config={"b": "1"}))
+    values = typed_values(good)["a"]
+    assert (values["fl_batch_size"], values["fl_learning_rate"], values["fl_weight"]) == (8, 0.01, 0.5)
+    assert values["fl_config"] == {"b": "1"} and values["fl_home"] == "/srv/a"
+
+
+@pytest.mark.parametrize(("python", "ansible", "words"), [
+    ((3, 9), "2.16.19", ["Python 3.9", "3.10, 3.11 or 3.12"]),
+    ((3, 13), "2.16.19", ["Python 3.13"]),
+    ((3, 12), "2.17.1", ["ansible-core 2.17.1", "2.16.x"]),
+    ((3, 10), "2.16.0", []),
+])  # fmt: skip
+def test_controller(python, ansible, words):
+    found = controller.problems(python, ansible, str(ROOT / "ansible.cfg"), ROOT)
+    assert len(found) == bool(words) and all(word in found[0] for word in words)
+
+
+def test_configuration_of_another_place():
+    (found,) = controller.problems((3, 11), "2.16.19", None, ROOT)
+    assert found == f"Ansible reads no ansible.cfg, but Flowerbed needs its own: run ansible-playbook in {ROOT}."
+
+
+def test_strategies_are_flowers():
+    strategy = pytest.importorskip("flwr.serverapp.strategy")
+    assert OPTIONS["fl_strategy"]["choices"] == sorted({*strategy.__all__} - {"Result", "Strategy"})
+
+
+def test_every_variable_has_a_default_and_a_description():
+    yaml = pytest.importorskip("yaml")
+    defaults = yaml.safe_load((ROOT / "roles/fl/defaults/main.yml").read_text())
+    assert {*defaults} == {name for name in OPTIONS if name.startswith("fl_")}
+    assert all(option["description"] and option["type"] for option in OPTIONS.values())
+
+
+def test_listed():
+    assert [listed("abcd"[:size]) for size in range(5)] == ["", "a", "a and b", "a, b and c", "a, b, c and d"]
+    assert listed("abcdef", "or") == "a, b, c or 3 more"

@@ -1,0 +1,184 @@
+"""The validator inside real calls of Ansible: where it finds things, and what its user sees."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PLAYBOOK = """
+- name: First
+  hosts: localhost
+  gather_facts: false
+  roles: [fl]
+- name: Second
+  hosts: server:devices
+  gather_facts: false
+  roles: [fl]
+  tasks:
+    - name: Write what a template sees of another host
+      ansible.builtin.copy:
+        content: "{{ fl_fleet.hosts | to_json }}"
+        dest: "{{ playbook_dir }}/fleet.json"
+        mode: "0644"
+      run_once: true
+      delegate_to: localhost
+"""
+
+pytestmark = pytest.mark.skipif(not (BIN / "ansible-playbook").exists(), reason="needs ansible-playbook")
+
+
+def ansible(program, *arguments, **environment):
+    return subprocess.run(
+        [BIN / program, *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def play(tmp_path):
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(PLAYBOOK)
+    return lambda *arguments, **environment: ansible("ansible-playbook", playbook, *arguments, **environment)
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    """A copy of the local inventory, to spoil."""
+    return Path(shutil.copytree(ROOT / "inventory/local", tmp_path / "inventory"))
+
+
+def sentences(done):
+    assert done.returncode != 0, done.stdout
+    return [line.strip()[2:] for line in done.stdout.splitlines() if line.startswith("        - ")]
+
+
+@pytest.mark.parametrize("name", ["local", "lab"])
+def test_graph_is_readable(name):
+    done = ansible("ansible-inventory", "-i", f"inventory/{name}", "--graph")
+    assert done.returncode == 0 and done.stderr == ""
+    tree = [line.rsplit("--", 1)[-1].rstrip(":") for line in done.stdout.splitlines()]
+    boards = (
+        [f"rpi-{n}" for n in (1, 2, 3)],
+        [f"jetson-2gb-{n}" for n in (1, 2)],
+        [f"jetson-4gb-{n}" for n in range(1, 6)],
+    )
+    assert tree[tree.index("@devices") :] == [
+        "@devices", "@rpi", *boards[0], "@jetson", "@jetson_2gb", *boards[1], "@jetson_4gb", *boards[2],
+    ]  # fmt: skip
+    assert "server" in tree
+
+
+def test_local_inventory_is_good_and_handed_out(play, tmp_path):
+    done = play("-e", "fl_batch_size=8")
+    assert done.returncode == 0, done.stdout
+    fleet = json.loads((tmp_path / "fleet.json").read_text())
+    assert len(fleet) == 11 and fleet["rpi-3"]["fl_batch_size"] == 8
+    assert fleet["rpi-3"]["fl_home"] == f"{ROOT}/.flowerbed/rpi-3"
+    ports = [fleet["server"]["fl_server_port"], *(fleet[name]["fl_node_port"] for name in fleet if name != "server")]
+    assert len({*ports}) == 11 and all(20000 <= port < 32768 for port in ports)
+
+
+def test_ports_follow_the_path(play, inventory, tmp_path):
+    def port(*arguments):
+        assert play(*arguments).returncode == 0
+        return json.loads((tmp_path / "fleet.json").read_text())["server"]["fl_server_port"]
+
+    assert port() == port() != port("-i", inventory)
+
+
+def test_lab_asks_for_its_addresses(play):
+    found = sentences(play("-i", "inventory/lab", "--check"))
+    assert [sentence.split(": ")[1].split(" is ")[0] for sentence in found] == [
+        "ansible_host in inventory/lab/hosts.yml",
+        "fl_server_host in inventory/lab/group_vars/all.yml:3",
+    ]
+
+
+def test_every_problem_names_host_variable_and_file_at_once(play, inventory):
+    (inventory / "host_vars").mkdir()
+    (inventory / "host_vars/rpi-1.yml").write_text("fl_threads: 0\nfl_config: '{{ nowhere }}'\n")
+    (inventory / "group_vars/jetson.yml").write_text("---\nfl_threads: 2\nfl_runtime: podman\n")
+    hosts = (inventory / "hosts.yml").read_text().replace("rpi-[1:3]:\n", "rpi-[1:3]:\n              fl_wieght: 1\n", 1)
+    (inventory / "hosts.yml").write_text(hosts)
+    line = hosts.splitlines().index("              fl_wieght: 1") + 1
+    done = play("-i", inventory, "-e", "fl_lnk=stream", "-e", "rounds=none")
+    assert sorted(sentences(done)) == sorted([
+        f"rpi-1: fl_threads in {inventory}/host_vars/rpi-1.yml:1 is 0, but must be a whole number of at least 1.",
+        f"rpi-1: fl_config in {inventory}/host_vars/rpi-1.yml:2 cannot be worked out: 'nowhere' is undefined.",
+        f"jetson-2gb-1, jetson-2gb-2, jetson-4gb-1 and 4 more: fl_runtime in {inventory}/group_vars/jetson.yml:3 is "
+        "'podman', which is not one of its choices: choose process or docker.",
+        f"rpi-1, rpi-2 and rpi-3: fl_wieght in {inventory}/hosts.yml:{line} is no variable of Flowerbed; "
+        "did you mean fl_weight?",
+        "fl_lnk on the command line is no variable of Flowerbed; did you mean fl_link?",
+        "rounds on the command line is 'none', but must be a whole number of at least 1.",
+    ])  # fmt: skip
+    assert "because of 6 problems:" in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_ini_inventory_names_its_file(play, tmp_path):
+    hosts = tmp_path / "hosts.ini"
+    hosts.write_text("server ansible_connection=local\n[rpi]\na ansible_connection=local\n[devices:children]\nrpi\n"
+                     "[devices:vars]\nfl_threads=0\n")  # fmt: skip
+    assert sentences(play("-i", hosts)) == [f"a: fl_threads in {hosts} is 0, but must be a whole number of at least 1."]
+
+
+@pytest.mark.parametrize(("hosts", "text"), [
+    ("server:\n  hosts: {laptop: }\n", "has no devices: put hosts into a group below devices, such as rpi."),
+    ("devices: {children: {rpi: {hosts: {a: {ansible_connection: local}}}}}\n", "has no host named server: add it"),
+])  # fmt: skip
+def test_missing_hosts(play, tmp_path, hosts, text):
+    (tmp_path / "hosts.yml").write_text(hosts)
+    (found,) = sentences(play("-i", tmp_path / "hosts.yml"))
+    assert found.startswith(f"{tmp_path}/hosts.yml {text}")
+
+
+def test_limit_still_validates_everything(play, inventory):
+    (inventory / "group_vars/jetson.yml").write_text("fl_threads: 0\n")
+    assert "jetson-2gb-1" in sentences(play("-i", inventory, "--limit", "rpi-1"))[0]
+
+
+def test_values_that_need_facts_are_left_for_later(play, inventory):
+    (inventory / "group_vars/rpi.yml").write_text("cores: '{{ ansible_facts.nproc }}'\nfl_threads: '{{ cores }}'\n")
+    assert play("-i", inventory).returncode == 0
+
+
+def test_another_configuration_is_refused(play, tmp_path):
+    config = tmp_path / "ansible.cfg"
+    config.write_text(f"[defaults]\nroles_path = {ROOT}/roles\ninventory = {ROOT}/inventory/local\n")
+    done = play(ANSIBLE_CONFIG=str(config), ANSIBLE_CALLBACK_RESULT_FORMAT="yaml")
+    assert sentences(done) == [f"Ansible reads {config}, but Flowerbed needs its own: run ansible-playbook in {ROOT}."]
+
+
+def test_two_hundred_devices_take_half_a_second(tmp_path, inventory):
+    """CPU seconds of the whole call, against one of ten devices: what 190 more cost."""
+    (tmp_path / "one.yml").write_text("- hosts: localhost\n  gather_facts: false\n  roles: [fl]\n")
+
+    def seconds():
+        start = os.times()
+        assert ansible("ansible-playbook", tmp_path / "one.yml", "-i", inventory).returncode == 0
+        end = os.times()
+        return end.children_user - start.children_user
+
+    ten = seconds()
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("rpi-[1:3]", "rpi-[1:193]"))
+    assert seconds() - ten < 0.5
+
+
+def test_nothing_is_connected_to(play, inventory):
+    """A device that would have to be reached over SSH does not hold the validator up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (inventory / "host_vars").mkdir()
+        (inventory / "host_vars/rpi-1.yml").write_text(
+            f"ansible_connection: ssh\nansible_host: 127.0.0.1\nansible_port: {silent.getsockname()[1]}\n"
+        )
+        found = sentences(play("-i", inventory))
+    assert [sentence.split(" ")[1] for sentence in found] == ["fl_server_host", "fl_listen"]
