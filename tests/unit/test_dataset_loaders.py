@@ -100,7 +100,7 @@ def test_a_cifar10_archive_cut_short_is_refused(cifar):
         cifar10.load(settings(path))
 
 
-@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py/data_batch_1"])
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py/batches.meta"])
 def test_cifar10_in_pickles_is_refused(tmp_path, name):
     put(tmp_path, {name: b""})
     for path in (tmp_path, tmp_path / name.split("/")[0]):
@@ -222,8 +222,9 @@ def test_images_of_two_sizes_need_a_size(tmp_path):
         ({"cat/notes.txt": b""}, "holds no images"),
         ({"cat/a.png": b"no image"}, "cat/a.png in .* cannot be read as an image"),
         ({"cat/a.jpg": picture((64, 64), kind="JPEG")[:-900]}, "cat/a.jpg in .* cannot be read as an image"),
-        ({"a.png": picture()}, "a.png, which lies in no class folder"),
-        ({"validation/cat/a.png": picture(), "cat/b.png": picture()}, "validation/cat/a.png, which lies in no class"),
+        ({"a.png": picture(), "cat/b.png": picture()}, "a.png, which lies in no class folder"),
+        ({"train/a.png": picture(), "train/cat/b.png": picture()}, "train/a.png, which lies in no class folder"),
+        ({"val/cat/a.png": picture(), "train/cat/b.png": picture()}, "val/cat/a.png, which lies in no class folder"),
         ({"test/cat/a.png": picture()}, "holds no training images"),
         ({"train/cat/a.png": picture(), "test/Cat/a.png": picture()}, "has test images of Cat but no training images"),
     ],

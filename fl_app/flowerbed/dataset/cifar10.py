@@ -18,12 +18,12 @@ def sources(config) -> list[str]:
     """Return the archive, or the six batch files, at `config.path` or in that folder."""
     path = config.path
     for place in (path, os.path.join(path, FOLDER), os.path.join(path, ARCHIVE)):
-        if os.path.isfile(place) and "python" not in os.path.basename(place):
+        if os.path.isfile(place) and not os.path.basename(place).startswith("cifar-10-python"):
             return [place]
         if os.path.exists(os.path.join(place, BATCHES[0])):
             return [os.path.join(place, name) for name in BATCHES]
-    seen = [path, *(os.listdir(path) if os.path.isdir(path) else [])]
-    if any("python" in os.path.basename(name) or name in ("cifar-10-batches-py", "batches.meta") for name in seen):
+    names = [os.path.basename(path), *(os.listdir(path) if os.path.isdir(path) else [])]
+    if any(name.startswith(("cifar-10-python", "cifar-10-batches-py", "batches.meta")) for name in names):
         raise DatasetError(f"{path} is CIFAR-10's Python version, made of pickles, which are not safe: get {ARCHIVE}")
     raise DatasetError(f"dataset_path {path} holds neither {ARCHIVE} nor {FOLDER}/")
 

@@ -45,7 +45,7 @@ def read(path, size=None):
     resize images to; without it they must be of one size. Raises DatasetError.
     """
     with _open(path) as (names, content):
-        images = [(name, _place(path, parts)) for name, parts in _rooted(names)]
+        images = _places(path, names)
         if not images:
             raise DatasetError("%s holds no images: %s" % (path, LAYOUT))
         found = {label for _, (_, label) in images}
@@ -108,13 +108,14 @@ def _rooted(names):
     return images
 
 
-def _place(path, parts):
-    """Return the split (0 train, 1 test) and the class of an image."""
-    if len(parts) == 2:
-        return 0, parts[0]
-    if len(parts) == 3 and parts[0] in SPLITS:
-        return SPLITS[parts[0]], parts[1]
-    raise DatasetError("%s holds %s, which lies in no class folder: %s" % (path, "/".join(parts), LAYOUT))
+def _places(path, names):
+    """Pair each image's name with its split (0 train, 1 test) and its class."""
+    images = _rooted(names)
+    depth = max((len(parts) for _, parts in images), default=2)
+    for _, parts in images:
+        if depth > 3 or len(parts) != depth or (depth == 3 and parts[0] not in SPLITS):
+            raise DatasetError("%s holds %s, which lies in no class folder: %s" % (path, "/".join(parts), LAYOUT))
+    return [(name, (SPLITS[parts[0]] if depth == 3 else 0, parts[-2])) for name, parts in images]
 
 
 def _stack(path, names, content, size):

@@ -114,9 +114,9 @@ class Worker:
 
     def _load(self, body, config):
         started = time.time()
-        self._seed(config)
         model = self._prepare_model(config)
         self._load_state(model, tensors.unpack(body))
+        self._seed(config)  # last: a model that had to be built drew random numbers
         return model, time.time() - started
 
     def _prepare_model(self, config):
