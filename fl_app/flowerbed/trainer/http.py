@@ -77,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
 
         def work():
             worker.check(config)
-            return getattr(worker, name)(body, config)
+            with worker.slots.take():
+                return getattr(worker, name)(body, config)
 
         job = self.server.jobs.submit(work)
         if not self._wait(job):

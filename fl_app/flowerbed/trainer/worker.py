@@ -12,6 +12,7 @@ import numpy as np
 from .. import tensors
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
+from .slots import Slots
 
 
 class Refused(ValueError):
@@ -21,8 +22,8 @@ class Refused(ValueError):
 class Worker:
     """The trainer's state and its jobs. All methods but `health` run on the jobs thread.
 
-    `config` is the content of trainer.json: name, task (path), data (folder), threads, and optional `options` that
-    `load_data` receives.
+    `config` is the content of trainer.json: name, task (path), data (folder), threads, slots (see Slots), and the
+    options that `load_data` receives.
     """
 
     def __init__(self, config):
@@ -32,6 +33,7 @@ class Worker:
         self.problem = None
         self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
         self.train_data = self.heldout_data = None
+        self.slots = Slots(config.get("slots"), int(config.get("threads", 1)))
         self._torch = self._task = self._device = self._model = self._model_config = None
 
     def warm_up(self):
