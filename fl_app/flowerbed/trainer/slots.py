@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.01
 WAIT_SECONDS = 600
 
 
@@ -20,11 +20,12 @@ class Slots:
         if folder:
             os.makedirs(folder, exist_ok=True)
             count = max(1, len(os.sched_getaffinity(0)) // threads)
-            self._files = [open(os.path.join(folder, "slot-%d" % index), "w") for index in range(count)]
+            paths = [os.path.join(folder, "slot-%d" % index) for index in range(count)]
+            self._files = [open(path, "w") for path in paths]  # noqa: SIM115 - held open as long as the trainer lives
 
     @contextlib.contextmanager
     def take(self):
-        """Hold a slot for the length of a `with`; wait for one to be free, but not for ever: work without is only slow."""
+        """Hold a slot for the length of a `with`; wait for a free one, but not for ever: without, work is only slow."""
         deadline = time.time() + WAIT_SECONDS
         held = None
         try:
