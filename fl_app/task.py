@@ -41,8 +41,9 @@ def load_data(folder, config):
 
 
 def _dataset(x, y):
-    x = torch.from_numpy(np.ascontiguousarray(x)).float()
-    x = x.permute(0, 3, 1, 2) / 255 if x.dim() == 4 else x
+    scale = 255.0 if x.dtype == np.uint8 else 1.0  # a user's own floats are in 0..1 already
+    x = torch.from_numpy(np.ascontiguousarray(x)).float().div_(scale)
+    x = x.permute(0, 3, 1, 2) if x.dim() == 4 else x[:, None]
     if tuple(x.shape[-2:]) != (32, 32):
         x = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
     return torch.utils.data.TensorDataset(x.contiguous(), torch.from_numpy(np.asarray(y)).long())

@@ -1,6 +1,7 @@
 """The device's side of fl_files: say which files differ, and unpack those that the controller sends."""
 
 import os
+import shutil
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
@@ -62,9 +63,7 @@ def unpack(module, home, archive, paths):
                 os.makedirs(os.path.dirname(target))
             fresh = target + ".new"
             with open(fresh, "wb") as file:
-                source = tar.extractfile(path)
-                for block in iter(lambda: source.read(1 << 20), b""):
-                    file.write(block)
+                shutil.copyfileobj(tar.extractfile(path), file)
             os.chmod(fresh, 0o644)
             os.rename(fresh, target)
 
@@ -94,8 +93,8 @@ def main():
             unpack(module, home, module.params["archive"], place)
             for path in remove:
                 os.unlink(os.path.join(home, path))
-        except (OSError, IOError) as error:
-            module.fail_json(msg="Cannot write the files in %s: %s." % (home, error))
+        except OSError as error:
+            module.fail_json(msg=f"Cannot write the files in {home}: {error}.")
     module.exit_json(changed=bool(place or remove), placed=place, removed=remove, before=before)
 
 
