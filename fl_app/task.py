@@ -32,7 +32,10 @@ class LeNet5(nn.Module):
 
 def build_model(config):
     """Return a new model for `config["channels"]` image channels and `config["classes"]` classes."""
-    return LeNet5(config["channels"], config["classes"])
+    for name in ("channels", "classes"):
+        if name not in config:
+            raise ValueError("the data set does not tell its number of %s: set it in fl_config" % name)
+    return LeNet5(int(config["channels"]), int(config["classes"]))
 
 
 def load_data(folder, config):
