@@ -61,7 +61,7 @@ def table(result: dict[str, Any]) -> str:
               "- " + ", ".join(f"{key} {value}" for key, value in result["settings"].items())]  # fmt: skip
     lines += ["- seconds a round: median (range) over the alternations, after a warm-up round; CPU: all processes",
               "- memory: one device, MB of proportional set size (pages shared with the other nine count a share),",
-              "  whole and, after the slash, without the process that trains"]  # fmt: skip
+              "  whole and, after the slash, without what trains; idle: connected, before the first run"]  # fmt: skip
     for name, measured in result["cases"].items():
         lines += ["", f"## {result['titles'][name]}", "",
                   "| system | s a round | range | CPU s a round | MB idle | MB peak | held-out accuracy |",

@@ -13,7 +13,6 @@ from ..link.content import QUERY, make_content, read_content
 from .config import RunStopped
 
 POLL_SECONDS = 0.05
-QUERY_SECONDS = 60.0
 GRACE_SECONDS = 2.0
 
 
@@ -31,13 +30,14 @@ class Reply:
 class Fleet:
     """Finds out which node is which device, and exchanges messages with devices by name.
 
-    `stop` ends every wait with RunStopped.
+    `stop` ends every wait with RunStopped; `query_seconds` is how long a device may take to say who it is.
     """
 
-    def __init__(self, grid: Grid, devices: Iterable[str], stop: threading.Event) -> None:
+    def __init__(self, grid: Grid, devices: Iterable[str], stop: threading.Event, query_seconds: float) -> None:
         self._grid = grid
         self._devices = list(devices)
         self._stop = stop
+        self._query_seconds = query_seconds
         self._nodes: dict[str, int] = {}
         self.about: dict[str, dict[str, Any]] = {}
 
@@ -47,7 +47,7 @@ class Fleet:
         self._nodes = {name: node for name, node in self._nodes.items() if node in connected}
         unknown = sorted(connected - set(self._nodes.values()))
         if unknown:
-            replies = self._exchange({node: make_content(b"", {}) for node in unknown}, QUERY, QUERY_SECONDS)
+            replies = self._exchange({node: make_content(b"", {}) for node in unknown}, QUERY, self._query_seconds)
             for node, reply in replies.items():
                 name = reply.values.get("name")
                 if reply.error is None and name in self._devices:

@@ -51,7 +51,7 @@ class _Run:
         self.run = run
         self.experiment = experiment
         self.stop = stop
-        self.fleet = Fleet(grid, run.devices, stop)
+        self.fleet = Fleet(grid, run.devices, stop, max(run.wait_clients, 1.0))
         self.evaluator = Trainer(run.trainer)
         self.has_test = False
         self.round = 0
@@ -107,7 +107,7 @@ class _Run:
                 "Run playbooks/status.yml to see their state"
             )
         for device in missing:
-            self._problem(device, f"{device} is not connected and is left out")
+            self._problem(device, f"{device} is not connected, or does not answer: it is left out")
 
     # -- A round -----------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class _Run:
     def _why_not(self, device: str) -> str | None:
         """Return why a device can't take part, or None."""
         if not self.fleet.connected(device):
-            return f"{device} is not connected"
+            return f"{device} is not connected, or does not answer"
         about = self.fleet.about[device]
         if about.get("problem"):
             return f"{device} cannot train: {about['problem']}"

@@ -10,7 +10,7 @@ import flwr.serverapp.strategy as flower
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.exception import AppExitException
-from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.serverapp.strategy import FedAvg, FedAvgM, QFedAvg
 from flwr.serverapp.strategy.fedopt import FedOpt
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
@@ -19,7 +19,7 @@ from .config import RunFailed
 State = dict[str, np.ndarray]
 WEIGHT = "weight"
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
-_SERVER_OPTIMISERS = (FedOpt, FedAvgM)
+_SERVER_OPTIMISERS = (FedOpt, FedAvgM, QFedAvg)
 _UNFIT = ("FedXgbBagging", "FedXgbCyclic")  # trees, not tensors
 
 
@@ -126,15 +126,15 @@ class Aggregation:
 
 
 class View(Array):
-    """A Flower Array over an ndarray that is there already: not serialised, not copied."""
+    """A Flower Array over an ndarray that is there already, without serialising it."""
 
     def __init__(self, array: np.ndarray) -> None:
         super().__init__(dtype=str(array.dtype), shape=array.shape, stype="numpy.ndarray", data=b"")
         self.__dict__["_ndarray"] = array
 
     def numpy(self) -> np.ndarray:
-        """Return the ndarray."""
-        return self.__dict__["_ndarray"]
+        """Return a new ndarray, as Flower's own does: some strategies work in place."""
+        return np.array(self.__dict__["_ndarray"])
 
 
 class _Nodes:

@@ -57,7 +57,9 @@ class Jobs:
                     self._running = job
                 try:
                     job.result = job.function()
-                except Exception as error:
+                except Cancelled:
+                    raise
+                except BaseException as error:  # a task's SystemExit too: it must not end this thread
                     job.error = error
                     job.trace = traceback.format_exc()
                 with self._lock:

@@ -45,9 +45,9 @@ class Worker:
             torch.set_num_threads(int(self.config.get("threads", 1)))
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._task = tasks.load(self.config["task"])
-            self.train_data, self.heldout_data = self._task.load_data(
-                self.config["data"], self.config.get("options", {})
-            )
+            if self.config["data"]:  # a server may have no test set
+                options = self.config.get("options", {})
+                self.train_data, self.heldout_data = self._task.load_data(self.config["data"], options)
             self.facts.update(torch=torch.__version__, device=str(self._device))
             # The first optimizer imports much of torch (torch._dynamo): now, not in the first round.
             optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])

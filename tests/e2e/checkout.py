@@ -1,0 +1,245 @@
+"""A copy of this checkout with a small fleet of its own, driven the way its user does: through ansible-playbook."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from flowerbed import tensors
+from flowerbed.client.trainer import Trainer, TrainerError
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+GROUPS = {"rpi": "rpi-1", "jetson_2gb": "jetson-2gb-1", "jetson_4gb": "jetson-4gb-1"}
+DEVICES = list(GROUPS.values())
+HOSTS = ["server", *DEVICES]
+TEST_TASK = """
+
+import os
+import time
+
+_train = train
+
+
+def train(model, data, config):
+    # In small steps, for a job is cancelled between two of them; 0 takes none.
+    end = time.monotonic() + config.get("seconds", 0)
+    while time.monotonic() < end:
+        time.sleep(0.02)
+    if config.get("die") and "rpi-1" in os.getcwd():
+        os._exit(1)
+    return _train(model, data, config)
+"""
+
+
+class Played(NamedTuple):
+    """What an ansible-playbook left behind: exit status, output, and by host how many tasks changed something."""
+
+    status: int
+    text: str
+    changed: dict[str, int]
+
+    @property
+    def words(self) -> str:
+        """The output on one line: Ansible folds long sentences."""
+        return " ".join(self.text.split())
+
+
+class Playing:
+    """An ansible-playbook that runs in a process group of its own, as from a terminal."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.log = tempfile.TemporaryFile("w+")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+        self.process = subprocess.Popen(
+            command, cwd=folder, env={**environment, "LC_ALL": "C.UTF-8"}, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @property
+    def text(self) -> str:
+        """What it has said so far."""
+        return os.pread(self.log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def press_ctrl_c(self) -> None:
+        """Send what a terminal sends: SIGINT to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self, seconds: float = 180) -> Played:
+        """Wait for its end; a traceback in what it said is an error of every playbook."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"{self.process.args} did not end within {seconds} s:\n{self.text}") from None
+        text = self.text
+        self.log.close()
+        assert "Traceback" not in text, text
+        recap = re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", text)
+        return Played(self.process.returncode, text, {host: int(count) for host, count in recap})
+
+
+class Checkout:
+    """A copy of this checkout's files in a folder with a short path (Unix sockets allow 107 bytes).
+
+    Its inventory/local has one device of each group.
+    """
+
+    def __init__(self, groups: dict[str, str] = GROUPS) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
+        self.inventory = self.folder / "inventory" / "local"
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():  # and not deleted since it was added
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
+        children = {group: {"hosts": {host: None}} for group, host in groups.items() if group == "rpi"}
+        jetsons = {group: {"hosts": {host: None}} for group, host in groups.items() if group != "rpi"}
+        children["jetson"] = {"children": jetsons}
+        hosts = {"all": {"hosts": {"server": None}, "children": {"devices": {"children": children}}}}
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump(hosts, sort_keys=False))
+        (self.folder / "test_task.py").write_text((self.folder / "fl_app/task.py").read_text() + TEST_TASK)
+        self.set_variables()
+
+    def set_variables(self, group: str = "all", **values: Any) -> None:
+        """Let group_vars/<group>.yml be what it is here, and `values` besides."""
+        original = ROOT / "inventory/local/group_vars" / f"{group}.yml"
+        text = original.read_text() if original.exists() else "---\n"
+        values = {"fl_task": "test_task.py", **values} if group == "all" else values
+        own = yaml.safe_dump(values) if values else ""
+        (self.inventory / "group_vars" / original.name).write_text(f"{text}\n{own}")
+
+    # -- Playbooks ----------------------------------------------------------------------------------------------------
+
+    def begin(self, playbook: str, *arguments: str, **extra: Any) -> Playing:
+        """Start a playbook with `extra` variables."""
+        given = ["--extra-vars", json.dumps(extra)] if extra else []
+        return Playing([str(BIN / "ansible-playbook"), f"{playbook}.yml", *arguments, *given], self.folder)
+
+    def play(self, playbook: str, *arguments: str, **extra: Any) -> Played:
+        """Run a playbook that must succeed."""
+        played = self.begin(playbook, *arguments, **extra).end()
+        assert played.status == 0, played.text
+        return played
+
+    def fail(self, playbook: str, *arguments: str, **extra: Any) -> str:
+        """Run a playbook that must not succeed; return its output on one line."""
+        played = self.begin(playbook, *arguments, **extra).end()
+        assert played.status != 0, played.text
+        return played.words
+
+    def close(self) -> None:
+        """Stop all that runs, and remove the folder."""
+        if (self.folder / ".flowerbed").exists():
+            self.begin("playbooks/stop").end()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- What runs ----------------------------------------------------------------------------------------------------
+
+    def home(self, host: str) -> Path:
+        """A host's folder."""
+        return self.folder / ".flowerbed" / host
+
+    def processes(self) -> dict[int, str]:
+        """Return the command of every process that has to do with this checkout, by its id."""
+        mark = os.fsencode(self.folder)
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes()
+                if (
+                    command
+                    and mark in command + (process / "environ").read_bytes() + os.readlink(process / "cwd").encode()
+                ):
+                    found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue  # gone by now
+        return found
+
+    def programs(self) -> dict[tuple[str, str], int]:
+        """Return the process id of every program that a supervisor of this checkout runs, by (host, program)."""
+        supervisors = {}
+        for file in self.folder.glob(".flowerbed/*/supervisord.pid"):
+            supervisors[int(file.read_text())] = file.parent.name
+        found = {}
+        for pid, command in self.processes().items():
+            host = supervisors.get(_parent(pid))
+            if host:
+                kinds = {"trainer": "trainer", "client": "client|supernode", "server": "server|superlink"}
+                kind = next(kind for kind, marks in kinds.items() if re.search(rf"flower(bed\.|-)({marks})", command))
+                found[host, kind] = pid
+        return found
+
+    def kill(self, host: str, program: str) -> None:
+        """End a program without a warning, and wait until its supervisor has started another."""
+        old = self.programs()[host, program]
+        os.kill(old, signal.SIGKILL)
+        until(lambda: self.programs().get((host, program), old) != old, 30, f"another {program} of {host}")
+
+    def trainer(self, host: str) -> dict[str, Any]:
+        """Return what a host's trainer says of itself; nothing while it doesn't answer."""
+        try:
+            return Trainer(str(self.home(host) / "trainer.sock")).health()
+        except TrainerError:
+            return {}
+
+    def busy(self) -> list[str]:
+        """Return the devices that train now."""
+        return [device for device in DEVICES if self.trainer(device).get("busy")]
+
+    # -- Experiments --------------------------------------------------------------------------------------------------
+
+    def run(self, experiment: str, rounds: int = 1, **extra: Any) -> Played:
+        """Train for some more rounds, which must succeed."""
+        return self.play("run_round", experiment=experiment, rounds=rounds, **extra)
+
+    def begin_slow_run(self, experiment: str, **extra: Any) -> Playing:
+        """Start a run whose devices will not be done for a minute; return when they all train."""
+        running = self.begin("run_round", experiment=experiment, rounds=2, fl_config={"seconds": 60}, **extra)
+        until(lambda: self.busy() == DEVICES or running.process.poll() is not None, 90, "training on all devices")
+        assert running.process.poll() is None, running.text
+        return running
+
+    def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
+        """Return the events of one kind."""
+        file = self.folder / "runs" / experiment / "metrics.jsonl"
+        events = map(json.loads, file.read_text().splitlines() if file.exists() else [])
+        return [event for event in events if event["event"] == kind]
+
+    def rounds(self, experiment: str) -> list[int]:
+        """Return the numbers of the rounds that are finished."""
+        return [event["round"] for event in self.events(experiment, "round")]
+
+    def model(self, experiment: str) -> dict[str, Any]:
+        """Return the tensors of the last global model."""
+        return tensors.unpack((self.folder / "runs" / experiment / "model/last.safetensors").read_bytes())
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

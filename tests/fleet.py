@@ -1,0 +1,149 @@
+"""A small fleet of real processes: trainers, clients and a server on free ports, in a folder of the test's own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from flowerbed.client.trainer import Trainer
+from flowerbed.server import control
+from flowerbed.trainer.task import task_hash
+
+APP = Path(__file__).parents[1] / "fl_app"
+TASK = APP / "task.py"
+SHAPE, CLASSES = (8, 8, 1), 4
+
+
+def shard(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images of `CLASSES` classes that can be told apart: bright quarters on noise."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, CLASSES, count)
+    x = random.integers(0, 120, (count, *SHAPE))
+    for image, label in zip(x, y, strict=True):
+        image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 100
+    return x.astype(np.uint8), y.astype(np.int64)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, seconds: float, what: str):
+    """Return the first true value of `condition()`; fail, saying `what` was waited for, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+class Fleet:
+    """`server` and devices `d0`, `d1`, …; device i has `sizes[i]` training examples."""
+
+    def __init__(self, folder: Path, sizes: list[int], task: Path = TASK) -> None:
+        self.folder, self.task = folder, task
+        self.devices = [f"d{index}" for index in range(len(sizes))]
+        self.address = f"127.0.0.1:{free_port()}"
+        self.processes: dict[tuple[str, str], subprocess.Popen] = {}
+        self._place("server", heldout=shard(99, 64))
+        for index, size in enumerate(sizes):
+            self._place(f"d{index}", train=shard(index, size), heldout=shard(50 + index, 20))
+            self._write(
+                f"d{index}/client.json", {"name": f"d{index}", "server": self.address, "trainer": "trainer.sock"}
+            )
+        self._write("server/server.json", {"address": self.address, "control": "control.sock", "devices": self.devices})
+        self.start()
+
+    def _write(self, name: str, content: dict) -> None:
+        (self.folder / name).write_text(json.dumps(content))
+
+    def _place(self, host: str, **splits) -> None:
+        (self.folder / host / "data").mkdir(parents=True)
+        for split, (x, y) in splits.items():
+            np.savez(self.folder / host / "data" / f"{split}.npz", x=x, y=y)
+        config = {"name": host, "socket": "trainer.sock", "task": str(self.task), "data": "data", "threads": 1}
+        self._write(f"{host}/trainer.json", config)
+
+    def start(self) -> None:
+        """Start what does not run, and wait until all of it is ready."""
+        for host in ["server", *self.devices]:
+            for part in ("trainer", "server" if host == "server" else "client"):
+                if (host, part) not in self.processes or self.processes[host, part].poll() is not None:
+                    self.processes[host, part] = self._start(host, part)
+        for host in ["server", *self.devices]:
+            self.trainer(host).wait_ready(120)
+        control.status(str(self.folder / "server/control.sock"), self.devices, 30)
+
+    def _start(self, host: str, part: str) -> subprocess.Popen:
+        with open(self.folder / host / f"{part}.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"flowerbed.{part}", f"{part}.json"],
+                cwd=self.folder / host, env={**os.environ, "PYTHONPATH": str(APP)}, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def trainer(self, host: str) -> Trainer:
+        return Trainer(str(self.folder / host / "trainer.sock"))
+
+    def signal(self, host: str, part: str, number: int = signal.SIGKILL) -> None:
+        self.processes[host, part].send_signal(number)
+        if number == signal.SIGKILL:
+            self.processes[host, part].wait()
+
+    def config(self, experiment: str, **changes) -> dict:
+        return {
+            "experiment": experiment, "directory": str(self.folder / "runs" / experiment), "rounds": 1,
+            "link": "stream", "task": str(self.task), "trainer": str(self.folder / "server/trainer.sock"),
+            "control": str(self.folder / "server/control.sock"), "wait_clients": 10, "round_timeout": 60,
+            "weights": dict.fromkeys(self.devices, "examples"),
+            "config": {"batch_size": 16, "local_epochs": 1, "learning_rate": 0.01},
+            "dataset": {"shape": list(SHAPE), "classes": [str(label) for label in range(CLASSES)]},
+        } | changes  # fmt: skip
+
+    def begin(self, experiment: str, **changes) -> subprocess.Popen:
+        """Start a run, and return its process."""
+        run = self.folder / f"{experiment}.json"
+        run.write_text(json.dumps(self.config(experiment, **changes)))
+        return subprocess.Popen(
+            [sys.executable, "-m", "flowerbed.run", str(run)],
+            env={**os.environ, "PYTHONPATH": str(APP)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, experiment: str, **changes) -> tuple[int, str]:
+        """Do a run; return its exit status and the sentence it ended with."""
+        process = self.begin(experiment, **changes)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, (out + err).strip()
+
+    def events(self, experiment: str, kind: str) -> list[dict]:
+        path = self.folder / "runs" / experiment / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def wait_busy(self, host: str) -> None:
+        wait_until(lambda: self.trainer(host).health()["busy"], 30, f"{host} to train")
+
+    def wait_idle(self, host: str) -> None:
+        wait_until(lambda: not self.trainer(host).health()["busy"], 15, f"{host} to stop training")
+
+    def task_config(self, round_number: int) -> dict:
+        """Return what the round loop sends to the trainers in a round."""
+        run = self.config("")
+        return run["config"] | {
+            "channels": 1, "classes": CLASSES, "seed": 0, "round": round_number, "task_hash": task_hash(str(self.task))
+        }  # fmt: skip
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()

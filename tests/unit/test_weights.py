@@ -1,0 +1,44 @@
+"""p_m: what a user may choose, and what comes of it."""
+
+import math
+
+import pytest
+
+from flowerbed.rounds import weights
+
+
+@pytest.mark.parametrize("value", ["examples", "uniform", 0, 0.25, "0.25", 3])
+def test_a_weight_is_a_rule_or_a_number(value):
+    assert weights.parse(value) in ("examples", "uniform", 0.0, 0.25, 3.0)
+
+
+@pytest.mark.parametrize("value", [-1, "-0.1", "heavy", math.nan, math.inf, None, True, [1], ""])
+def test_anything_else_is_refused_with_what_it_may_be(value):
+    [(device, sentence)] = weights.problems({"rpi-1": value})
+    assert device == "rpi-1"
+    assert "must be examples, uniform or a number" in sentence
+
+
+def test_weights_given_for_some_devices_only_name_the_others():
+    found = weights.problems({"a": 0.5, "b": 0.5, "c": "examples"})
+    assert [device for device, _ in found] == ["c"]
+    assert "give every device a number, or none" in found[0][1]
+    assert weights.problems({"a": "uniform", "b": "examples", "c": "examples"})[0][0] == "a"
+
+
+def test_all_zero_is_refused_and_one_above_zero_is_enough():
+    assert weights.problems({"a": 0, "b": 0}) == [
+        (None, "is 0 for every device: give at least one device a weight above 0")
+    ]
+    assert weights.problems({"a": 0, "b": 2}) == []
+
+
+def test_resolve_normalises_over_the_devices_that_answered():
+    assert weights.resolve({"a": "examples", "b": "examples", "c": "examples"}, {"a": 30, "c": 10}) == {
+        "a": 0.75,
+        "c": 0.25,
+    }
+    assert weights.resolve({"a": "uniform", "b": "uniform"}, {"a": 1, "b": 999}) == {"a": 0.5, "b": 0.5}
+    assert weights.resolve({"a": 3, "b": 1, "c": 4}, {"a": 5, "b": 5}) == {"a": 0.75, "b": 0.25}
+    with pytest.raises(ValueError, match="all 0"):
+        weights.resolve({"a": 0, "b": 1}, {"a": 5})
