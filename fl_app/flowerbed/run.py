@@ -29,7 +29,8 @@ def main() -> None:
         sys.exit("usage: python -m flowerbed.run run.json")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    owner = int(os.environ.get("FLOWERBED_OWNER") or os.getppid())  # the ansible-playbook, where there is one
+    threading.Thread(target=_watch, args=(os.getppid(), owner), daemon=True).start()
     try:
         run = RunConfig.load(sys.argv[1])
         run = dataclasses.replace(run, task_hash=task_hash(run.task))
@@ -82,11 +83,11 @@ def _stop(*_: int | FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _watch_parent(parent: int) -> None:
-    """Stop when the starting process ends without a signal to this one."""
+def _watch(parent: int, owner: int) -> None:
+    """Stop when the process that started this one, or the one it works for, ends without a signal to this one."""
     wait = threading.Event()
     while not wait.wait(0.5):
-        if os.getppid() != parent:
+        if os.getppid() != parent or not Path(f"/proc/{owner}").exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(os.getpid(), signal.SIGTERM)
             return

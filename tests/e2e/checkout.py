@@ -59,7 +59,7 @@ class Playing:
     """An ansible-playbook that runs in a process group of its own, as from a terminal."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
         self.process = subprocess.Popen(
             command, cwd=folder, env={**environment, "LC_ALL": "C.UTF-8"}, start_new_session=True,

@@ -43,6 +43,8 @@ def train(model, data, config):
 """
 )
 CONFIG = {"channels": 1, "classes": fleet.CLASSES, "batch_size": 16, "local_epochs": 1, "learning_rate": 0.01}
+CONFIG_HEADER = ("Flowerbed-Config", json.dumps(CONFIG))
+OTHER_TASK = ("Flowerbed-Config", '{"task_hash": "other"}')
 
 
 @contextlib.contextmanager
@@ -138,8 +140,8 @@ def test_a_mean_of_counters_is_rounded(trainer):
         (("POST", "/train", [("Content-Length", str(1 << 40))]), 400, "at most"),
         (("POST", "/train", [("Content-Length", "0"), ("Flowerbed-Config", "{")]), 400, "not JSON"),
         (("POST", "/train", [("Content-Length", "0"), ("Flowerbed-Config", "[]")]), 400, "not a JSON object"),
-        (("POST", "/train", [("Content-Length", "4"), ("Flowerbed-Config", json.dumps(CONFIG))], b"junk"), 400, "too few"),
-        (("POST", "/train", [("Content-Length", "0"), ("Flowerbed-Config", '{"task_hash": "other"}')]), 409, "run deploy.yml"),
+        (("POST", "/train", [("Content-Length", "4"), CONFIG_HEADER], b"junk"), 400, "too few"),
+        (("POST", "/train", [("Content-Length", "0"), OTHER_TASK]), 409, "run deploy.yml"),
     ],
 )  # fmt: skip
 def test_a_bad_request_gets_a_sentence(home, trainer, request_, status, sentence):
