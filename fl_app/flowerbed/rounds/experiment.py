@@ -88,7 +88,8 @@ class Experiment:
                 before = json.loads(path.read_text())
             except (OSError, ValueError) as error:
                 raise RunFailed(f"{path} cannot be read ({error}): restore it, or choose another experiment") from None
-            differing = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
+            found = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
+            differing = sorted(found, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
             if differing:
                 raise RunFailed(
                     f"experiment {self.run.experiment} began with another model or data set: "
