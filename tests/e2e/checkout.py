@@ -75,7 +75,7 @@ class Playing:
         """Send what a terminal sends: SIGINT to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def end(self, seconds: float = 180) -> Played:
+    def end(self, seconds: float = 400) -> Played:
         """Wait for its end; a traceback in what it said is an error of every playbook."""
         try:
             self.process.wait(seconds)
