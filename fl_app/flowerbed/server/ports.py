@@ -42,3 +42,10 @@ def holder(port: int) -> str:
         except OSError:
             continue  # another user's, or gone by now
     return "a process of another user"
+
+
+if __name__ == "__main__":
+    import sys
+
+    wrong = problem(sys.argv[1])
+    sys.exit(f"the server cannot listen on {sys.argv[1]}: {wrong}" if wrong else 0)
