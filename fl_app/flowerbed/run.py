@@ -21,6 +21,7 @@ from flowerbed.trainer.task import task_hash
 from flowerbed.unix_http import UnixConnection
 
 STOPPED = 130
+_stopping = threading.Event()
 
 
 def main() -> None:
@@ -33,6 +34,8 @@ def main() -> None:
     threading.Thread(target=_watch, args=(os.getppid(), owner), daemon=True).start()
     try:
         run = RunConfig.load(sys.argv[1])
+        if not Path(run.task).is_file():
+            raise RunFailed(f"the task file {run.task} (fl_task) is not there")
         run = dataclasses.replace(run, task_hash=task_hash(run.task))
         message = (run_on_superlink if run.link == "superlink" else run_on_stream)(run)
     except KeyboardInterrupt:
@@ -80,7 +83,9 @@ def run_on_superlink(run: RunConfig) -> str:
 
 
 def _stop(*_: int | FrameType | None) -> None:
-    raise KeyboardInterrupt
+    if not _stopping.is_set():  # a second signal must not end what the first one began
+        _stopping.set()
+        raise KeyboardInterrupt
 
 
 def _watch(parent: int, owner: int) -> None:

@@ -31,8 +31,11 @@ def main() -> None:
             state = Trainer(config["socket"]).wait_ready(options.wait)
         else:
             state = Trainer(config["socket"]).health()
-    except (OSError, ValueError, KeyError, TrainerError) as error:
+    except (OSError, TrainerError) as error:
         sys.exit(str(error))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        sys.exit(f"{options.config} cannot be used: {reason}")
     print(json.dumps(state))
 
 

@@ -61,22 +61,27 @@ def unpack(buffer):
             dtype = np.dtype(_DTYPES[entry["dtype"]])
             shape = tuple(int(size) for size in entry["shape"])
             begin, end = (int(offset) for offset in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise TensorError("tensor %r has a header that cannot be read" % name) from None
         count = 1
         for size in shape:
             count *= size
         if min(shape + (begin,)) < 0 or end - begin != count * dtype.itemsize or start + end > len(buffer):
             raise TensorError("tensor %r does not fit the buffer it came in" % name)
-        arrays[name] = (
-            np.frombuffer(buffer, dtype, count, start + begin).reshape(shape) if count else np.empty(shape, dtype)
-        )
+        try:
+            array = np.frombuffer(buffer, dtype, count, start + begin) if count else np.empty(0, dtype)
+            arrays[name] = array.reshape(shape)
+        except ValueError as error:  # more dimensions, or larger ones, than numpy can do
+            raise TensorError("tensor %r has a shape that cannot be: %s" % (name, error)) from None
     return arrays
 
 
 def metadata(buffer):
-    """Return the buffer's metadata, a dict of str to str (empty if it has none)."""
-    return _header(buffer)[0].get("__metadata__") or {}
+    """Return the buffer's metadata, a dict of str to str (empty if it has none). Raises TensorError like `unpack`."""
+    about = _header(buffer)[0].get("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise TensorError("the tensor buffer's metadata is not an object of strings")
+    return about
 
 
 def _header(buffer):
@@ -87,7 +92,7 @@ def _header(buffer):
         raise TensorError("the tensor buffer is cut short or is not in safetensors format")
     try:
         header = json.loads(bytes(buffer[8 : 8 + length]).decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TensorError("the tensor buffer's header is not JSON") from None
     if not isinstance(header, dict):
         raise TensorError("the tensor buffer's header is not a JSON object")

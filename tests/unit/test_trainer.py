@@ -170,15 +170,15 @@ def test_a_crash_in_the_task_is_told_and_the_trainer_goes_on(trainer, mood, sent
 
 
 def test_closing_the_connection_cancels_the_job(trainer):
-    state = initial(trainer)
+    state, impatient = initial(trainer), Trainer(trainer.path)
     caller = threading.Thread(
-        target=lambda: pytest.raises(TrainerError, trainer.call, "train", state, {**CONFIG, "mood": "slow"})
+        target=lambda: pytest.raises(TrainerError, impatient.call, "train", state, {**CONFIG, "mood": "slow"})
     )
     caller.start()
-    fleet.wait_until(lambda: Trainer(trainer.path).health()["busy"], 20, "the job to run")
+    fleet.wait_until(lambda: trainer.health()["busy"], 20, "the job to run")
     started = time.monotonic()
-    trainer.cancel()
-    fleet.wait_until(lambda: not Trainer(trainer.path).health()["busy"], 5, "the job to stop")
+    impatient.cancel()
+    fleet.wait_until(lambda: not trainer.health()["busy"], 5, "the job to stop")
     caller.join()
     assert time.monotonic() - started < 5
     assert trainer.call("train", state, CONFIG)[1]["examples"] == 60

@@ -45,13 +45,12 @@ CHANNEL_OPTIONS = [
 
 def serve(client: ClientConfig) -> None:
     """Answer the server's messages for ever; come back whenever it goes and returns."""
-    trainer = Trainer(client.trainer)
     log.info("%s waits for the server at %s", client.name, client.server)
     with grpc.insecure_channel(client.server, options=CHANNEL_OPTIONS) as channel:
         stub = FlowerServiceStub(channel)
         backoff = 0.1
         while True:
-            session = Session(client, trainer)
+            session = Session(client)
             reason = session.run(stub)
             if session.joined:
                 backoff = 0.1
@@ -67,9 +66,9 @@ def serve(client: ClientConfig) -> None:
 class Session:
     """One stream, from Join to its end."""
 
-    def __init__(self, client: ClientConfig, trainer: Trainer) -> None:
+    def __init__(self, client: ClientConfig) -> None:
         self.client = client
-        self.trainer = trainer
+        self.trainer = Trainer(client.trainer)
         self.joined = False
         self._inbox: queue.Queue[ServerMessage | None] = queue.Queue()
         self._outbox: queue.Queue[ClientMessage | None] = queue.Queue()
@@ -90,9 +89,8 @@ class Session:
         finally:
             self._inbox.put(None)
             self._outbox.put(None)
-            while worker.is_alive():
-                self.trainer.cancel()
-                worker.join(0.1)
+            self.trainer.cancel()
+            worker.join()
 
     def _outgoing(self) -> Iterator[ClientMessage]:
         while (message := self._outbox.get()) is not None:

@@ -5,14 +5,16 @@ import http.client
 import json
 import os
 import socket
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..unix_http import UnixConnection
 
 START_SECONDS = 120
 RETRY_SECONDS = 0.2
+_CANCELLED = "the call was cancelled"
 
 
 class TrainerError(RuntimeError):
@@ -29,6 +31,7 @@ class Trainer:
 
     path: str
     _connection: UnixConnection | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def health(self) -> dict[str, Any]:
         """Return the trainer's own account of itself. Raises TrainerError when it doesn't answer."""
@@ -54,7 +57,8 @@ class Trainer:
                 sentence = str(error)
             if time.monotonic() > deadline:
                 raise TrainerError(sentence)
-            time.sleep(RETRY_SECONDS)
+            if self._cancelled.wait(RETRY_SECONDS):
+                raise _Unusable(_CANCELLED)
 
     def call(self, job: str, body: bytes, config: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """Run `job` (initial, train or evaluate) on tensors `body`; return the tensors and metrics it gives.
@@ -72,7 +76,8 @@ class Trainer:
         return data, json.loads(headers.get("Flowerbed-Metrics") or "{}")
 
     def cancel(self) -> None:
-        """Close the connection in use, which stops the job it waits for."""
+        """End the call under way, the job it waits for, and every later call."""
+        self._cancelled.set()
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with contextlib.suppress(OSError):
@@ -84,6 +89,8 @@ class Trainer:
         connection = self._connection = UnixConnection(self.path)
         try:
             connection.connect()
+            if self._cancelled.is_set():
+                raise TrainerError(_CANCELLED)
             connection.sock.settimeout(timeout)
             connection.request(method, path, body, headers)
             response = connection.getresponse()

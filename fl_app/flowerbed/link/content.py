@@ -20,6 +20,8 @@ def read_content(content: RecordDict) -> tuple[bytes, dict[str, Any]]:
     try:
         packed = content.array_records[ARRAYS]["packed"].data
         values = json.loads(str(content.config_records[CONFIG]["json"]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"the message's content is not Flowerbed's: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError("the message's values are not a JSON object")
     return packed, values

@@ -136,11 +136,14 @@ class StreamGrid(Grid):
     def _join(self, device: "_Device") -> None:
         """Ask a new connection who it is, and let it in under that name."""
         try:
-            properties = device.ask(QUERY, None).get("json", "{}")
-            name = json.loads(properties).get("name")
-        except (GrpcBridgeClosed, ValueError):
+            name = json.loads(device.ask(QUERY, None).get("json", ""))["name"]
+        except GrpcBridgeClosed:
             return
-        node = self._ids.get(name)
+        except (ValueError, RecursionError, KeyError, TypeError):
+            log.info("refused a device that does not say who it is")
+            device.refuse("the server cannot read who this device is: run deploy.yml")
+            return
+        node = self._ids.get(name) if isinstance(name, str) else None
         if node is None:
             log.info("refused a device that calls itself %r: the inventory has no such device", name)
             device.refuse(f"the server's inventory has no device {name}: run deploy.yml")
@@ -288,5 +291,5 @@ def _decode(reply: ClientMessage) -> RecordDict:
             packed = b"".join(reply.fit_res.parameters.tensors)
             return make_content(packed, json.loads(reply.fit_res.metrics["json"].string))
         return make_content(b"", json.loads(reply.evaluate_res.metrics["json"].string))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("its answer cannot be read") from None

@@ -55,10 +55,10 @@ def load(path: Path) -> Checkpoint:
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that can be read (None if there is none), and a sentence for each that can't."""
     problems = []
-    found = sorted((path for path in folder.glob("round-*") if _NAME.match(path.name)), reverse=True)
-    for path in found:
+    found = {int(match[1]): path for path in folder.glob("round-*") if (match := _NAME.match(path.name))}
+    for _, path in sorted(found.items(), reverse=True):
         try:
             return load(path), problems
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"the checkpoint {path} cannot be read ({error}): an older one is used")
     return None, problems

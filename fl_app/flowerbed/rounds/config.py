@@ -49,19 +49,22 @@ class RunConfig:
     @classmethod
     def parse(cls, content: dict[str, Any]) -> "RunConfig":
         """Return the run that a dict describes. Raises RunFailed with a sentence."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        try:
-            return cls(**{key: value for key, value in content.items() if key in names})
-        except TypeError as error:
-            raise RunFailed(f"run.json is not complete: {error}") from None
+        if not isinstance(content, dict):
+            raise RunFailed("it is not a JSON object")
+        fields = dataclasses.fields(cls)
+        optional = (dataclasses.MISSING, dataclasses.MISSING)
+        missing = [f.name for f in fields if (f.default, f.default_factory) == optional and f.name not in content]
+        if missing:
+            raise RunFailed(f"it lacks {', '.join(missing)}")
+        return cls(**{field.name: content[field.name] for field in fields if field.name in content})
 
     @classmethod
     def load(cls, path: str | Path) -> "RunConfig":
         """Read run.json. Raises RunFailed with a sentence."""
         try:
             return cls.parse(json.loads(Path(path).read_text()))
-        except (OSError, ValueError) as error:
-            raise RunFailed(f"{path} cannot be read: {error}") from None
+        except (OSError, ValueError, RunFailed) as error:
+            raise RunFailed(f"{path} cannot be used as a run's configuration: {error}") from None
 
     def task_config(self, round_number: int) -> dict[str, Any]:
         """Return what a task receives in round `round_number`: the user's values and what the data set tells."""

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from .. import tensors
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .config import RunConfig, RunFailed
+from .events import Events
 from .files import write_atomically
 
 _FREE = (  # may change from one call to the next, and is then recorded
@@ -28,7 +28,7 @@ class Experiment:
         self.run = run
         self.folder = Path(run.directory)
         self.checkpoints = self.folder / "checkpoints"
-        self.metrics = self.folder / "metrics.jsonl"
+        self.events = Events(self.folder / "metrics.jsonl")
         self._native: dict[str, np.dtype] = {}
 
     def open(self, initial: dict[str, np.ndarray]) -> Checkpoint:
@@ -37,10 +37,11 @@ class Experiment:
         Records a changed configuration. Raises RunFailed if the model or the data set is another than before.
         """
         self._native = {name: array.dtype for name, array in initial.items()}
+        self.events.mend()
         self._check_configuration(initial)
         found, problems = checkpoints.newest(self.checkpoints)
         for problem in problems:
-            self.record({"event": "problem", "message": problem})
+            self.events.record({"event": "problem", "message": problem})
         if found is None:
             return Checkpoint(0, initial)
         self._complete_events(found)
@@ -58,20 +59,12 @@ class Experiment:
             ) from None
         try:
             self._save_model(checkpoint)
-            self.record(*checkpoint.events)
+            self.events.record(*checkpoint.events)
         except OSError as error:
             raise RunFailed(
                 f"round {checkpoint.round} is saved in {path}, but the rest of {self.folder} could not be written "
                 f"({os.strerror(error.errno or 0)}): make room and run again"
             ) from None
-
-    def record(self, *events: dict[str, Any]) -> None:
-        """Append events to metrics.jsonl, in one write."""
-        now = round(time.time(), 3)
-        lines = "".join(json.dumps(_finite({"time": now, **event})) + "\n" for event in events)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(lines)
 
     # -- Configuration ------------------------------------------------------------------------------------------------
 
@@ -99,7 +92,7 @@ class Experiment:
             changes = {name: [before.get(name), now[name]] for name in _FREE if before.get(name) != now[name]}
             if not changes:
                 return
-            self.record({"event": "configuration", "changes": changes})
+            self.events.record({"event": "configuration", "changes": changes})
         write_atomically(path, (json.dumps(now, indent=2) + "\n").encode())
 
     # -- Models and events ---------------------------------------------------------------------------------------------
@@ -107,7 +100,8 @@ class Experiment:
     def _save_model(self, checkpoint: Checkpoint) -> None:
         """Write model/last.safetensors, and model/best.safetensors when none before was as good."""
         result = checkpoint.events[-1]
-        score = result.get("accuracy") if result.get("accuracy") is not None else result.get("heldout_accuracy")
+        scores = [result.get(name) for name in ("accuracy", "heldout_accuracy")]
+        score = next((value for value in scores if value is not None and math.isfinite(value)), None)
         about = {"round": str(checkpoint.round), "experiment": self.run.experiment, "accuracy": json.dumps(score)}
         data = tensors.pack({name: self._as_native(name, array) for name, array in checkpoint.model.items()}, about)
         write_atomically(self.folder / "model" / "last.safetensors", data)
@@ -120,26 +114,16 @@ class Experiment:
         return np.rint(array).astype(native) if native.kind in "iub" and array.dtype.kind == "f" else array
 
     def _complete_events(self, checkpoint: Checkpoint) -> None:
-        """Add what a crash between checkpoint and events left out."""
-        if self._recorded_round() < checkpoint.round:
+        """Add what a crash between checkpoint and events, or among the events, left out."""
+        there = {_identity(event) for event in self.events.read()}
+        missing = [event for event in checkpoint.events if _identity(event) not in there]
+        if missing:
             self._save_model(checkpoint)
-            self.record(*checkpoint.events)
+            self.events.record(*missing)
 
-    def _recorded_round(self) -> int:
-        newest = 0
-        if self.metrics.exists():
-            data = self.metrics.read_bytes()
-            if data and not data.endswith(b"\n"):  # a line cut short by a crash
-                with open(self.metrics, "a", encoding="utf-8") as file:
-                    file.write("\n")
-            for line in data.decode("utf-8", "replace").splitlines():
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if event.get("event") == "round":
-                    newest = max(newest, event["round"])
-        return newest
+
+def _identity(event: dict[str, Any]) -> tuple[str, str, str]:
+    return str(event.get("event")), str(event.get("round")), str(event.get("device"))
 
 
 def differences(before: Any, now: Any, where: str) -> list[str]:
@@ -160,13 +144,6 @@ def _short(value: Any) -> str:
 def _score(path: Path) -> float:
     try:
         score = json.loads(tensors.metadata(path.read_bytes()).get("accuracy", "null"))
-    except (OSError, ValueError):
-        score = None
-    return -math.inf if score is None else float(score)
-
-
-def _finite(event: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows neither NaN nor infinity."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
-    }
+        return -math.inf if score is None else float(score)
+    except (OSError, ValueError, TypeError):
+        return -math.inf

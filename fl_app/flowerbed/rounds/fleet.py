@@ -26,6 +26,12 @@ class Reply:
     seconds: float
     late: bool = False
 
+    @property
+    def trace(self) -> list[str]:
+        """The last lines of a task's traceback."""
+        lines = self.values.get("trace")
+        return [str(line) for line in lines] if isinstance(lines, list) else []
+
 
 class Fleet:
     """Finds out which node is which device, and exchanges messages with devices by name.
@@ -119,4 +125,5 @@ def _read(message: Message, took: float, limit: float) -> Reply:
         packed, values = read_content(message.content)
     except ValueError as error:
         return Reply(b"", {}, str(error), took)
-    return Reply(packed, values, values.get("error"), took)
+    error = values.get("error")
+    return Reply(packed, values, None if error is None else str(error), took)

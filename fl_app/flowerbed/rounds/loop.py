@@ -9,40 +9,38 @@ import json
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import numpy as np
 from flwr.serverapp import Grid
 
 from .. import tensors
-from ..client.trainer import Trainer, TrainerError
+from ..client.trainer import TrainerError
 from ..link.content import make_content
-from . import weights
+from . import replies, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
+from .evaluator import Evaluator
 from .experiment import Experiment
 from .fleet import Fleet, Reply
 from .strategy import Aggregation, State
 
 log = logging.getLogger("flowerbed.rounds")
 
-_MEASURED = ("examples", "loss", "accuracy", "seconds_load", "seconds_train", "peak_memory_bytes")
-
 
 def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
     """Do the run and return a sentence about it. Raises RunFailed or RunStopped; what was finished stays on disk."""
     experiment = Experiment(run)
     try:
-        message = _Run(grid, run, experiment, stop).all_rounds()
+        with contextlib.closing(_Run(grid, run, experiment, stop)) as work:
+            message = work.all_rounds()
     except Exception as error:
         status = "stopped" if isinstance(error, RunStopped) else "failed"
         foreseen = isinstance(error, (RunFailed, RunStopped, OSError))
         message = str(error) if foreseen else f"Flowerbed did not foresee this: {type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # its disk may be what failed
-            experiment.record({"event": "run-ended", "status": status, "message": message})
+            experiment.events.record({"event": "run-ended", "status": status, "message": message})
         raise
-    experiment.record({"event": "run-ended", "status": "finished", "message": message})
+    experiment.events.record({"event": "run-ended", "status": "finished", "message": message})
     return message
 
 
@@ -52,7 +50,7 @@ class _Run:
         self.experiment = experiment
         self.stop = stop
         self.fleet = Fleet(grid, run.devices, stop, max(run.wait_clients, 1.0))
-        self.evaluator = Trainer(run.trainer)
+        self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
         self.round = 0
         self.state: State = {}
@@ -66,7 +64,7 @@ class _Run:
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
         aggregation.recall(checkpoint.memory, checkpoint.memory_rest)
         first, last = self.round + 1, self.round + self.run.rounds
-        self.experiment.record({
+        self.experiment.events.record({
             "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,
             "strategy": self.run.strategy, "devices": len(self.run.devices),
         })  # fmt: skip
@@ -80,6 +78,10 @@ class _Run:
             ) from None
         return f"rounds {first} to {last} are done" if last > first else f"round {last} is done"
 
+    def close(self) -> None:
+        """Leave nothing at work on the server."""
+        self.evaluator.close()
+
     # -- Before the first round ---------------------------------------------------------------------------------------
 
     def _check_weights(self) -> None:
@@ -89,8 +91,8 @@ class _Run:
     def _initial(self) -> tuple[State, set[str]]:
         """Return the tensors of a new model, and the names of those that are not learnt."""
         try:
-            packed, about = self.evaluator.call("initial", b"", self.run.task_config(0))
-            self.has_test = self.evaluator.health()["heldout_examples"] > 0
+            packed, about = self.evaluator.result(self.evaluator.begin("initial", b"", self.run.task_config(0)))
+            self.has_test = self.evaluator.has_test
         except TrainerError as error:
             self._log_trace("server", error.trace)
             raise RunFailed(f"the server's trainer made no model: {error}") from None
@@ -136,6 +138,9 @@ class _Run:
 
     def _clients(self, number: int) -> list[str]:
         """Return the devices that can take part now; wait for them if they are too few."""
+        for device in self.run.devices:
+            if self.fleet.about.get(device, {}).get("problem"):
+                self.fleet.forget(device)  # it may be well again
         if len(self.fleet.refresh()) < self.run.min_clients:
             self.fleet.wait_for(self.run.min_clients, self.run.wait_clients)
         able = self._able()
@@ -177,21 +182,23 @@ class _Run:
             events[device].update(status="skipped", reason=f"{self.run.strategy} did not choose {device} this round")
         packed = tensors.pack(self.state)
         content = make_content(packed, {**self.run.task_config(number), **extra})
-        replies = self.fleet.exchange(names, "train", content, self.run.round_timeout)
+        answers = self.fleet.exchange(names, "train", content, self.run.round_timeout)
 
         updates: dict[str, State] = {}
         for device in names:
-            reply = replies.get(device) or Reply(b"", {}, "its connection ended", 0.0)
+            reply = answers.get(device) or Reply(b"", {}, "its connection ended", 0.0)
             event = events[device]
-            event.update({key: reply.values[key] for key in _MEASURED if key in reply.values})
-            event.update(bytes_down=len(packed), bytes_up=len(reply.packed), seconds_transfer=_transfer(reply))
+            event.update(bytes_down=len(packed), bytes_up=len(reply.packed))
             try:
-                updates[device] = self._usable(device, reply)
+                measured = replies.trained(device, reply)
+                seconds_client = measured.pop("seconds_client", reply.seconds)
+                event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
+                updates[device] = replies.update(device, reply, self.state)
                 event["status"] = "ok"
             except ValueError as error:
                 event.update(status="late" if reply.late else "failed", reason=str(error))
                 self._problem(device, f"{error}; it is left out of round {number}", number)
-                self._log_trace(device, reply.values.get("trace"))
+                self._log_trace(device, reply.trace)
                 self.fleet.forget(device)
         if len(updates) < max(1, self.run.min_clients):
             reasons = "; ".join(str(events[device].get("reason")) for device in names if device not in updates)
@@ -211,53 +218,30 @@ class _Run:
             result[device] = (state, metrics)
         return result, len(names)
 
-    def _usable(self, device: str, reply: Reply) -> State:
-        """Return the tensors of an update. Raises ValueError with a sentence if it can't be used."""
-        if reply.error is not None:
-            raise ValueError(f"{device} gave no update: {reply.error}")
-        try:
-            state = tensors.unpack(reply.packed)
-        except tensors.TensorError as error:
-            raise ValueError(f"{device} sent an update that cannot be read: {error}") from None
-        if {name: array.shape for name, array in state.items()} != {n: a.shape for n, a in self.state.items()}:
-            raise ValueError(f"{device} sent an update with other tensors than the model's")
-        bad = [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-        if bad:
-            raise ValueError(f"{device} sent an update with NaN or infinite values in {', '.join(bad[:3])}")
-        if not isinstance(reply.values.get("examples"), int) or reply.values["examples"] < 1:
-            raise ValueError(f"{device} did not say how many examples it trained on")
-        if not all(np.isfinite(reply.values.get(name, np.nan)) for name in ("loss", "accuracy")):
-            raise ValueError(f"{device} sent a loss or an accuracy that is not a number")
-        return state
-
     def _evaluate(
         self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
     ) -> dict[str, float | None]:
         """Evaluate the new global model on the server's test set and on each client's held-out split, at once."""
         packed = tensors.pack(self.state)
         config = self.run.task_config(number)
-        with ThreadPoolExecutor(1) as pool:
-            test: Future | None = (
-                pool.submit(self.evaluator.call, "evaluate", packed, config) if self.has_test else None
-            )
-            able = [self.fleet.index(d) for d in clients if self.fleet.about[d].get("heldout_examples", 1)]
+        test = self.evaluator.begin("evaluate", packed, config) if self.has_test else None
+        able = [self.fleet.index(device) for device in clients if self.fleet.about[device].get("heldout_examples", 1)]
+        chosen: list[int] = []
+        try:
             chosen = aggregation.choose("evaluate", number, self.state, able, self.run.seed)[0] if able else []
-            names = [self.fleet.name(index) for index in chosen]
-            try:
-                replies = self.fleet.exchange(names, "evaluate", make_content(packed, config), self.run.round_timeout)
-                while test is not None and not wait([test], 0.5).done:
-                    self.fleet.check_stop()
-            except RunStopped:
-                self.evaluator.cancel()
-                raise
+        except RunFailed as error:  # what was trained stays
+            self._problem(None, f"no device evaluates round {number}: {error}", number)
+        names = [self.fleet.name(index) for index in chosen]
+        answers = self.fleet.exchange(names, "evaluate", make_content(packed, config), self.run.round_timeout)
         total, loss, accuracy = 0, 0.0, 0.0
-        for device, reply in sorted(replies.items()):
-            if reply.error is not None:
-                self._problem(device, f"{device} did not evaluate round {number}: {reply.error}", number)
-                self._log_trace(device, reply.values.get("trace"))
+        for device, reply in sorted(answers.items()):
+            try:
+                values = replies.scored(device, reply)
+            except ValueError as error:
+                self._problem(device, f"{error}; round {number} goes on without it", number)
+                self._log_trace(device, reply.trace)
                 self.fleet.forget(device)
                 continue
-            values = reply.values
             events[device].update(
                 heldout_loss=values["loss"], heldout_accuracy=values["accuracy"], heldout_examples=values["examples"],
                 seconds_evaluate=values["seconds_evaluate"],
@@ -271,7 +255,7 @@ class _Run:
         }  # fmt: skip
         if test is not None:
             try:
-                _, metrics = test.result()
+                _, metrics = self.evaluator.result(test)
                 result.update(loss=metrics["loss"], accuracy=metrics["accuracy"])
             except TrainerError as error:
                 self._problem(None, f"the server could not evaluate round {number}: {error}", number)
@@ -286,12 +270,8 @@ class _Run:
         event: dict[str, Any] = {"event": "problem", "message": message}
         event |= {"device": device} if device else {}
         event |= {"round": number} if number else {}
-        self.experiment.record(event)
+        self.experiment.events.record(event)
 
-    def _log_trace(self, device: str, trace: list[str] | None) -> None:
+    def _log_trace(self, device: str, trace: list[str]) -> None:
         if trace:
             log.warning("the last lines from %s:\n  %s", device, "\n  ".join(trace))
-
-
-def _transfer(reply: Reply) -> float:
-    return round(max(0.0, reply.seconds - reply.values.get("seconds_client", reply.seconds)), 4)

@@ -44,26 +44,32 @@ class Aggregation:
         if name == "FedAvgM":
             given.setdefault("server_momentum", 0.0)
         try:
+            _check_arguments(arguments, known)
             self.strategy = kind(**given, weighted_by_key=WEIGHT)
         except (TypeError, ValueError, AppExitException) as error:
             raise RunFailed(
                 f"fl_strategy_args do not fit {name}: {error}; it takes {', '.join(sorted(known))}"
             ) from None
         self.name = name
+        self._arguments = dict(arguments)
         self._apart = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
 
     def choose(self, kind: str, round_number: int, state: State, nodes: list[int], seed: int) -> tuple[list[int], dict]:
         """Return which of `nodes` take part (in order), and what the strategy adds to their configuration."""
-        least = {
-            "train": max(self.strategy.min_available_nodes, self.strategy.min_train_nodes),
-            "evaluate": max(self.strategy.min_available_nodes, self.strategy.min_evaluate_nodes),
-        }[kind]
+        strategy = self.strategy
+        least = strategy.min_train_nodes if kind == "train" else strategy.min_evaluate_nodes
+        least = max(strategy.min_available_nodes, least)
         if least > len(nodes):
-            raise RunFailed(f"fl_strategy_args ask for at least {least} devices, but only {len(nodes)} can take part")
+            raise RunFailed(
+                f"fl_strategy_args of {self.name} ask for at least {least} devices, but only {len(nodes)} can {kind}"
+            )
         random.seed(f"{seed}/{round_number}/{kind}")  # Flower samples with the module's own generator
-        configure = self.strategy.configure_train if kind == "train" else self.strategy.configure_evaluate
+        configure = strategy.configure_train if kind == "train" else strategy.configure_evaluate
         config = ConfigRecord()
-        messages = list(configure(round_number, _record(self._learnt(state)), config, _Nodes(nodes)))
+        try:
+            messages = list(configure(round_number, _record(self._learnt(state)), config, _Nodes(nodes)))
+        except Exception as error:
+            raise self._failed(f"choose the devices of round {round_number}", error) from None
         values = {key.replace("-", "_"): value for key, value in config.items() if key != "server-round"}
         return sorted(message.metadata.dst_node_id for message in messages), values
 
@@ -76,15 +82,20 @@ class Aggregation:
             record, _ = self.strategy.aggregate_train(
                 round_number, [_reply(self._learnt(arrays), metrics) for arrays, metrics in updates]
             )
-        except (AppExitException, ValueError) as error:
-            raise RunFailed(f"{self.name} could not aggregate round {round_number}: {error}") from None
-        if record is None:
+        except Exception as error:
+            raise self._failed(f"aggregate round {round_number}", error) from None
+        if record is None or record.keys() != self._learnt(before).keys():
             raise RunFailed(f"{self.name} made no model of the {len(updates)} updates of round {round_number}")
         state = {name: np.asarray(array.numpy()) for name, array in record.items()}
         if self._apart:
             rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in updates]
             state |= {name: array.numpy() for name, array in aggregate_arrayrecords(rest, WEIGHT).items()}
         return {name: _as_before(state[name], array) for name, array in before.items()}
+
+    def _failed(self, what: str, error: Exception) -> RunFailed:
+        """Flower checks few of a strategy's arguments: a bad one may raise anything, and only now."""
+        given = f" with fl_strategy_args {json.dumps(self._arguments)}" if self._arguments else ""
+        return RunFailed(f"{self.name} could not {what}{given}: {type(error).__name__}: {error}")
 
     def _learnt(self, state: State) -> State:
         return {name: array for name, array in state.items() if name not in self._apart}
@@ -110,13 +121,14 @@ class Aggregation:
             else:
                 continue
             tensors |= {f"{attribute}/{name}": np.asarray(array) for name, array in value.items()}
-        return tensors, json.dumps(rest)
+        return tensors, json.dumps({"strategy": self.name, "attributes": rest})
 
     def recall(self, tensors: State, rest: str) -> None:
-        """Restore what `remember` returned, for as much of it as this strategy knows."""
-        for attribute, kind in json.loads(rest).items():
-            if not hasattr(self.strategy, attribute):
-                continue  # the strategy was changed between two runs
+        """Restore what `remember` returned; the memory of another strategy, with other units, is of no use."""
+        memory = json.loads(rest)
+        if memory.get("strategy") != self.name:
+            return
+        for attribute, kind in memory["attributes"].items():
             here = {name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute}
             value = {name: np.array(array) for name, array in here.items()}
             restored = _record(value) if kind == "record" else value
@@ -145,6 +157,19 @@ class _Nodes:
 
     def get_node_ids(self) -> list[int]:
         return self._nodes
+
+
+def _check_arguments(arguments: Mapping[str, Any], known: set[str]) -> None:
+    """Raise ValueError for what Flower would take without a word, and then wait for ever or fail a round."""
+    unknown = sorted(str(name) for name in arguments if name not in known)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is not one of its arguments")
+    for name, value in arguments.items():
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if name.startswith("fraction_") and not (number and 0 <= value <= 1):
+            raise ValueError(f"{name} is {value!r}, but must be a number from 0 to 1")
+        if name.startswith("min_") and not (number and value == int(value) >= 1):
+            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
 
 
 def _parameters(kind: type) -> set[str]:

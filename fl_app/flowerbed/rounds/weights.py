@@ -20,7 +20,7 @@ def parse(value: object) -> str | float:
         number = float(value)  # type: ignore[arg-type]
         if not math.isfinite(number) or number < 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"is {value!r}, but must be examples, uniform or a number of at least 0") from None
     return number
 

@@ -17,6 +17,8 @@ def problem(address: str) -> str | None:
         ):
             return None
     except OSError as error:
+        if (error.errno or 0) < 0:  # a gaierror's, which create_server makes an OSError of
+            return f"{host} is not a name this machine knows; set fl_listen to one of its addresses, or to 0.0.0.0"
         if error.errno == errno.EADDRINUSE:
             return f"port {port} is in use by {holder(int(port))}; stop it, or choose another fl_server_port"
         if error.errno == errno.EADDRNOTAVAIL:

@@ -18,8 +18,9 @@ def main(path):
         os.chdir(os.path.dirname(os.path.abspath(path)))
         worker = Worker(config)
         server = serve(config["socket"], worker, Jobs())
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit("the trainer cannot start from %s: %s" % (path, error))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = "it lacks %s" % error if isinstance(error, KeyError) else error
+        sys.exit("the trainer cannot start from %s: %s" % (path, reason))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # nothing to save, and torch's threads need no farewell
     server.serve_forever()

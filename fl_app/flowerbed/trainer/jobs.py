@@ -40,6 +40,7 @@ class Jobs:
         with self._lock:
             job.cancelled = True
             if self._running is not job:
+                job.done.set()  # it waits, and is never run; or it has ended
                 return
             raise_in(self._thread, Cancelled)
         if not job.done.wait(CANCEL_SECONDS):

@@ -21,7 +21,7 @@ def load(path):
     sys.modules["flowerbed_task"] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError("the task file %s does not import: %s: %s" % (path, type(error).__name__, error)) from None
     missing = [name for name in NAMES if not callable(getattr(module, name, None))]
     if missing:

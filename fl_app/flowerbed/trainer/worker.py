@@ -46,8 +46,7 @@ class Worker:
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._task = tasks.load(self.config["task"])
             if self.config["data"]:  # a server may have no test set
-                options = self.config.get("options", {})
-                self.train_data, self.heldout_data = self._task.load_data(self.config["data"], options)
+                self.train_data, self.heldout_data = self._load_data()
             self.facts.update(torch=torch.__version__, device=str(self._device))
             # The first optimizer imports much of torch (torch._dynamo): now, not in the first round.
             optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
@@ -58,7 +57,7 @@ class Worker:
             self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
         except (tasks.TaskError, OSError, ValueError) as error:
             self.problem = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.problem = "load_data of the task failed: %s: %s" % (type(error).__name__, error)
 
     def health(self, busy):
@@ -113,6 +112,14 @@ class Worker:
         if wanted and wanted != self.facts["task_hash"]:
             raise Refused("%s has task code %s, but this run is of %s: run deploy.yml to bring it up to date"
                           % (self.name, self.facts["task_hash"], wanted))  # fmt: skip
+
+    def _load_data(self):
+        data = self._task.load_data(self.config["data"], self.config.get("options", {}))
+        pair = isinstance(data, (tuple, list)) and len(data) == 2
+        if not pair or not all(part is None or hasattr(part, "__len__") for part in data):
+            raise ValueError("load_data of the task must return two data sets (to train on, held out), "
+                             "each with a length, or None")  # fmt: skip
+        return data
 
     def _load(self, body, config):
         started = time.time()

@@ -1,0 +1,314 @@
+"""What a run survives beyond a lost device: full disks, second runs, a trainer's restart, a liar, an impatient user."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from flwr.proto.transport_pb2 import ClientMessage, Code, Parameters, Scalar, Status
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
+
+import fleet
+from disk import full_disk
+from flowerbed import tensors
+from flowerbed.client.stream import CHANNEL_OPTIONS
+from flowerbed.rounds import checkpoint as checkpoints
+from flowerbed.server import control
+
+# The default task, held up as long as a file of that name lies in the device's folder: `train-2` holds up round 2.
+TASK = (
+    fleet.TASK.read_text()
+    + """
+_train, _evaluate = train, evaluate
+
+
+def _held_up(function, config):
+    import os, time
+    while os.path.exists("%s-%d" % (function, config["round"])):
+        time.sleep(0.02)
+
+
+def train(model, data, config):
+    _held_up("train", config)
+    return _train(model, data, config)
+
+
+def evaluate(model, data, config):
+    _held_up("evaluate", config)
+    return _evaluate(model, data, config)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("p")
+    (folder / "task.py").write_text(TASK)
+    pair = fleet.Fleet(folder, [40, 60], folder / "task.py")
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture(autouse=True)
+def whole(pair):
+    """Every test begins with a fleet that is whole, and with nothing held up."""
+    release(pair)
+    pair.start()
+    wait_free(pair)
+
+
+def hold(pair, host, what):
+    (pair.folder / host / what).touch()
+
+
+def release(pair, *hosts):
+    for host in hosts or ["server", *pair.devices]:
+        for function in ("train", "evaluate"):
+            for path in (pair.folder / host).glob(f"{function}-*"):
+                path.unlink()
+
+
+def model(folder, number):
+    return checkpoints.load(checkpoints.path_of(folder / "checkpoints", number)).model
+
+
+def status(pair):
+    return control.status(str(pair.folder / "server/control.sock"), pair.devices)
+
+
+def wait_free(pair):
+    fleet.wait_until(lambda: status(pair)["run"] is None, 10, "the server to be free for another run")
+
+
+def test_a_trainer_that_was_killed_takes_part_again_in_the_same_run(pair):
+    hold(pair, "d1", "train-1")
+    hold(pair, "d0", "train-2")
+    run = pair.begin("again", rounds=4)
+    pair.wait_busy("d1")
+    pair.signal("d1", "trainer")
+    release(pair, "d1")
+    fleet.wait_until(lambda: pair.events("again", "round"), 30, "round 1 without d1")
+    pair.wait_busy("d0")
+    pair.start()  # as its supervisor does
+    release(pair, "d0")
+    assert run.wait(60) == 0
+    assert [event["clients_answered"] for event in pair.events("again", "round")][0] == 1
+    assert pair.events("again", "round")[-1]["clients_answered"] == 2, pair.events("again", "device")[-1]
+
+
+def test_restarts_between_rounds_change_no_bit(pair):
+    assert pair.run("steady", rounds=2)[0] == 0
+    assert pair.run("restarted")[0] == 0
+    for host in ("server", "d1"):
+        pair.signal(host, "trainer")
+    pair.signal("server", "server")
+    pair.start()
+    assert pair.run("restarted")[0] == 0
+    one, other = (model(pair.folder / "runs" / name, 2) for name in ("steady", "restarted"))
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name])
+
+
+def test_a_disk_that_fills_up_keeps_the_last_good_checkpoint_and_the_run_goes_on_later(pair, tmp_path):
+    with full_disk(tmp_path, 4_000_000) as disk:
+        folder = disk / "runs"
+        assert pair.run("disk", directory=str(folder))[0] == 0
+        space = os.statvfs(disk)
+        for left, sentence in [(100_000, "round 2 could not be saved in"), (300_000, "round 2 is saved in")]:
+            filler = disk / "filler"
+            filler.write_bytes(bytes(space.f_bfree * space.f_bsize - left))
+            code, said = pair.run("disk", directory=str(folder))
+            assert code == 1 and sentence in said and "No space left on device" in said and "make room" in said, said
+            assert "Traceback" not in said
+            newest, problems = checkpoints.newest(folder / "checkpoints")
+            assert (newest.round, problems) == (1 if left < 200_000 else 2, [])
+            assert not list(folder.rglob(".*"))
+            filler.unlink()
+        assert pair.run("disk", directory=str(folder)) == (0, "round 3 is done")
+        recorded = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [event["round"] for event in recorded if event["event"] == "round"] == [1, 2, 3]
+        assert tensors.metadata((folder / "model/last.safetensors").read_bytes())["round"] == "3"
+
+
+def test_a_second_run_is_refused_while_one_goes_on(pair):
+    hold(pair, "d0", "train-1")
+    first = pair.begin("first")
+    pair.wait_busy("d0")
+    assert status(pair)["run"]["experiment"] == "first"
+    assert pair.run("second") == (1, "a run of experiment first goes on: wait for it, or stop it first")
+    release(pair)
+    assert first.wait(60) == 0
+    assert pair.run("second")[0] == 0
+
+
+def test_a_run_ends_with_the_process_that_started_it(pair):
+    hold(pair, "d0", "train-1")
+    path = pair.folder / "orphan.json"
+    path.write_text(json.dumps(pair.config("orphan")))
+    parent = subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} -m flowerbed.run {path}; true"], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(fleet.APP)},
+    )  # fmt: skip
+    pair.wait_busy("d0")
+    parent.kill()
+    pair.wait_idle("d0")
+    wait_free(pair)
+    assert parent.communicate(timeout=20)[1] == "the run was stopped; the finished rounds stay\n"
+    assert pair.events("orphan", "run-ended")[-1]["status"] == "stopped"
+
+
+def test_an_impatient_user_gets_one_sentence(pair):
+    """Ctrl-C more than once, and Ansible's own SIGTERM on top of it."""
+    hold(pair, "d0", "train-1")
+    run = pair.begin("impatient")
+    pair.wait_busy("d0")
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        run.send_signal(number)
+    out, err = run.communicate(timeout=20)
+    assert (run.returncode, out) == (130, "")
+    assert err == "the run was stopped; the finished rounds stay\n"
+    pair.wait_idle("d0")
+    wait_free(pair)
+
+
+def test_a_run_is_stopped_while_the_server_evaluates(pair):
+    hold(pair, "server", "evaluate-1")
+    run = pair.begin("judged")
+    pair.wait_busy("server")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(10) == 130
+    pair.wait_idle("server")
+    wait_free(pair)
+    release(pair)
+    assert pair.run("judged") == (0, "round 1 is done")
+
+
+def test_a_run_is_stopped_while_it_waits_for_the_server_s_own_trainer(pair):
+    pair.signal("server", "trainer")
+    run = pair.begin("nobody")
+    fleet.wait_until(lambda: status(pair)["run"], 20, "the run to begin")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(10) == 130
+    wait_free(pair)
+
+
+def test_a_round_goes_on_without_the_server_s_own_evaluation(pair):
+    hold(pair, "server", "evaluate-1")
+    run = pair.begin("unjudged")
+    pair.wait_busy("server")
+    pair.signal("server", "trainer")
+    assert run.wait(60) == 0
+    [event] = pair.events("unjudged", "round")
+    assert event["accuracy"] is None and event["heldout_accuracy"] is not None
+    [problem] = pair.events("unjudged", "problem")
+    assert "the server could not evaluate round 1: the trainer died during evaluate" in problem["message"]
+    pair.start()
+    assert pair.run("unjudged")[0] == 0
+    assert pair.events("unjudged", "round")[-1]["accuracy"] is not None
+
+
+def good(packed):
+    return packed, {"examples": 60, "loss": 1.0, "accuracy": 0.5, "seconds_train": 0.1}
+
+
+LIES = {
+    "no tensors": lambda packed: (b"", good(packed)[1]),
+    "cut tensors": lambda packed: (packed[:-100], good(packed)[1]),
+    "nested header": lambda packed: ((8 + 100_000).to_bytes(8, "little") + b"[" * 100_008, good(packed)[1]),
+    "other names": lambda packed: (tensors.pack({"a": np.zeros(2)}), good(packed)[1]),
+    "infinite": lambda packed: (
+        tensors.pack({name: array * np.inf for name, array in tensors.unpack(packed).items()}), good(packed)[1]
+    ),
+    "text for numbers": lambda packed: (packed, good(packed)[1] | {"loss": "low"}),
+    "nothing for numbers": lambda packed: (packed, good(packed)[1] | {"loss": None}),
+    "text for examples": lambda packed: (packed, good(packed)[1] | {"examples": "many"}),
+    "no examples": lambda packed: (packed, good(packed)[1] | {"examples": 0}),
+    "a list": lambda packed: (packed, [1, 2]),
+    "a number": lambda packed: (packed, 5),
+    "text for seconds": lambda packed: (packed, good(packed)[1] | {"seconds_client": "long"}),
+    "an error of another kind": lambda packed: (b"", {"error": {"a": 1}, "trace": "text"}),
+}  # fmt: skip
+
+
+class Liar:
+    """A client on the real stream, under the name d1, that answers every request to train with one lie."""
+
+    def __init__(self, pair, lie, score):
+        self._lie, self._score = lie, score
+        self._channel = grpc.insecure_channel(pair.address, options=CHANNEL_OPTIONS)
+        self._stub = FlowerServiceStub(self._channel)
+        self._answers = []
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _outgoing(self):
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._answers)
+                yield self._answers.pop(0)
+
+    def _work(self):
+        try:
+            for message in self._stub.Join(self._outgoing(), wait_for_ready=True):
+                with self._changed:
+                    self._answers.append(self._answer(message))
+                    self._changed.notify()
+        except grpc.RpcError:
+            return
+
+    def _answer(self, message):
+        ok = Status(code=Code.OK)
+        kind = message.WhichOneof("msg")
+        if kind == "get_properties_ins":
+            properties = {"json": Scalar(string=json.dumps({"name": "d1", "ready": True, "problem": None}))}
+            return ClientMessage(get_properties_res=ClientMessage.GetPropertiesRes(status=ok, properties=properties))
+        if kind == "evaluate_ins":
+            metrics = {"json": Scalar(string=json.dumps(self._score))}
+            return ClientMessage(evaluate_res=ClientMessage.EvaluateRes(status=ok, metrics=metrics))
+        tensors_, values = self._lie(b"".join(message.fit_ins.parameters.tensors))
+        return ClientMessage(fit_res=ClientMessage.FitRes(
+            status=ok, parameters=Parameters(tensors=[tensors_]), metrics={"json": Scalar(string=json.dumps(values))}
+        ))  # fmt: skip
+
+    def stop(self):
+        self._channel.close()
+
+
+SCORE = {"loss": 1.0, "accuracy": 0.5, "examples": 20, "seconds_evaluate": 0.1}
+FALSE_SCORES = {
+    "text": SCORE | {"loss": "low"}, "nothing": SCORE | {"loss": None}, "list": SCORE | {"accuracy": [1]},
+    "many": SCORE | {"examples": "many"}, "negative": SCORE | {"examples": -20}, "error": {"error": 5},
+    "no dict": "nothing at all", "empty": {},
+}  # fmt: skip
+
+
+def run_with_liar(pair, experiment, lie, score):
+    pair.signal("d1", "client")
+    fleet.wait_until(lambda: not status(pair)["devices"]["d1"]["connected"], 10, "d1 to be gone")
+    liar = Liar(pair, lie, score)
+    try:
+        fleet.wait_until(lambda: status(pair)["devices"]["d1"]["connected"], 10, "the liar to be in")
+        assert pair.run(experiment) == (0, "round 1 is done")
+    finally:
+        liar.stop()
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_device_that_sends_nonsense_is_left_out_by_name_and_the_round_goes_on(pair, name):
+    run_with_liar(pair, f"liar {name}", LIES[name], SCORE)
+    event = pair.events(f"liar {name}", "device")[1]
+    assert event["status"] == "failed" and event["reason"].startswith("d1 "), event
+    assert pair.events(f"liar {name}", "device")[0]["weight"] == 1
+
+
+@pytest.mark.parametrize("name", FALSE_SCORES)
+def test_a_device_that_sends_a_senseless_score_is_named_and_the_round_goes_on(pair, name):
+    run_with_liar(pair, f"score {name}", good, FALSE_SCORES[name])
+    [event] = pair.events(f"score {name}", "round")
+    assert event["heldout_accuracy"] == pair.events(f"score {name}", "device")[0]["heldout_accuracy"]
+    assert "d1" in pair.events(f"score {name}", "problem")[0]["message"]

@@ -1,0 +1,108 @@
+"""A checkpoint's file: all of it or none, and the newest whole one is found."""
+
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+
+from flowerbed import tensors
+from flowerbed.rounds import checkpoint as checkpoints
+from flowerbed.rounds.checkpoint import Checkpoint
+from flowerbed.rounds.files import write_atomically
+
+
+def made(number: int, size: int = 50) -> Checkpoint:
+    model = {"layer/weight": np.full(size, number, np.float32), "counter": np.array(number + 0.5)}
+    return Checkpoint(
+        number, model, {"m_t/layer/weight": np.ones(3)}, '{"m_t": "dict"}', [{"event": "round", "round": number}]
+    )
+
+
+@pytest.fixture
+def file_limit():
+    """Lend a function that limits the size of the files this process writes: beyond it, the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    checkpoints.save(tmp_path, made(3))
+    found = checkpoints.load(checkpoints.path_of(tmp_path, 3))
+    wanted = made(3)
+    assert (found.round, found.memory_rest, found.events) == (3, wanted.memory_rest, wanted.events)
+    for part in ("model", "memory"):
+        assert getattr(found, part).keys() == getattr(wanted, part).keys()
+        for name, array in getattr(wanted, part).items():
+            np.testing.assert_array_equal(getattr(found, part)[name], array)
+            assert getattr(found, part)[name].dtype == array.dtype
+
+
+def test_the_newest_is_found_beside_others_files(tmp_path):
+    for number in (9, 10, 2):
+        checkpoints.save(tmp_path, made(number))
+    for other in ("round-00011.safetensors.old", "round-latest.safetensors", ".round-00012.safetensors.partial"):
+        (tmp_path / other).write_bytes(b"")
+    found, problems = checkpoints.newest(tmp_path)
+    assert (found.round, problems) == (10, [])
+
+
+def test_rounds_are_ordered_as_numbers(tmp_path):
+    for number in (99_999, 100_000):
+        checkpoints.save(tmp_path, made(number))
+    assert checkpoints.newest(tmp_path)[0].round == 100_000
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert checkpoints.newest(tmp_path / "missing") == (None, [])
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, file_limit):
+    path = tmp_path / "model.safetensors"
+    write_atomically(path, b"old" * 100)
+    file_limit(1000)
+    with pytest.raises(OSError):
+        write_atomically(path, b"new" * 1000)
+    assert path.read_bytes() == b"old" * 100
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_a_save_that_fails_leaves_the_round_before(tmp_path, file_limit):
+    checkpoints.save(tmp_path, made(1))
+    file_limit(2000)
+    with pytest.raises(OSError):
+        checkpoints.save(tmp_path, made(2, size=5000))
+    found, problems = checkpoints.newest(tmp_path)
+    assert (found.round, problems) == (1, [])
+    assert os.listdir(tmp_path) == ["round-00001.safetensors"]
+
+
+DAMAGED = {
+    "empty": b"", "junk": b"junk", "nothing": tensors.pack({}), "a list": tensors.pack({}, {"flowerbed": "[]"}),
+    "no round": tensors.pack({}, {"flowerbed": "{}"}), "null": tensors.pack({}, {"flowerbed": "null"}),
+    "a round alone": tensors.pack({}, {"flowerbed": json.dumps({"round": 2})}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_whatever_is_wrong_with_the_newest_the_one_before_is_used(tmp_path, name):
+    checkpoints.save(tmp_path, made(1))
+    checkpoints.path_of(tmp_path, 2).write_bytes(DAMAGED[name])
+    found, [problem] = checkpoints.newest(tmp_path)
+    assert found.round == 1
+    assert "round-00002.safetensors cannot be read" in problem
+
+
+def test_random_damage_never_ends_in_another_error(tmp_path):
+    checkpoints.save(tmp_path, made(1))
+    whole = checkpoints.path_of(tmp_path, 1).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole[: random.integers(1, len(whole) + 1)])
+        for place in random.integers(0, min(len(damaged), 400), 2):
+            damaged[place] = random.integers(0, 256)
+        checkpoints.path_of(tmp_path, 2).write_bytes(damaged)
+        found, _ = checkpoints.newest(tmp_path)
+        assert found.round in (1, 2) or found.model

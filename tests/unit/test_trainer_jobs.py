@@ -1,0 +1,173 @@
+"""The trainer's one warm thread: cancelled at any moment, and with tasks that break every promise."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fleet
+from flowerbed.trainer.jobs import Cancelled, Jobs
+from flowerbed.trainer.worker import Worker
+
+WHOLE = """
+import torch
+def build_model(config): return torch.nn.Linear(1, 1)
+def load_data(folder, config): return [1, 2], [3]
+def train(model, data, config): return {"loss": 0, "accuracy": 0}
+evaluate = train
+"""
+
+
+def spin(seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "done"
+
+
+def test_jobs_are_done_one_after_the_other():
+    jobs, order = Jobs(), []
+    submitted = [jobs.submit(lambda index=index: order.append(index)) for index in range(20)]
+    assert all(job.done.wait(5) for job in submitted)
+    assert order == list(range(20))
+
+
+def test_a_job_cancelled_at_any_moment_harms_no_other():
+    """Most moments lie around the end of a job, where a late cancellation must not reach the next one."""
+    jobs, random = Jobs(), np.random.default_rng(0)
+    for _ in range(400):
+        job = jobs.submit(lambda: spin(0.001))
+        time.sleep(float(random.uniform(0, 0.002)))
+        jobs.cancel(job)
+        after = jobs.submit(lambda: spin(0))
+        assert after.done.wait(5), "the thread of the jobs has died, or has lost a job"
+        assert after.result == "done"
+    assert not jobs.busy
+
+
+def test_a_job_cancelled_while_it_waits_is_never_run_and_keeps_no_thread():
+    jobs, ran = Jobs(), []
+    go = threading.Event()
+    first = jobs.submit(go.wait)
+    waiting = [jobs.submit(lambda: ran.append(1)) for _ in range(5)]
+    for job in waiting:
+        jobs.cancel(job)
+    go.set()
+    assert first.done.wait(5)
+    assert jobs.submit(lambda: None).done.wait(5)
+    assert not ran
+    assert all(job.done.wait(1) for job in waiting), "whoever waits for a cancelled job waits for ever"
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit("bye"), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError()]
+)
+def test_no_exception_ends_the_thread(error):
+    def fail():
+        raise error
+
+    jobs = Jobs()
+    job = jobs.submit(fail)
+    assert job.done.wait(5) and job.error is error and type(error).__name__ in job.trace
+    assert jobs.submit(lambda: 3).done.wait(5)
+
+
+def test_a_task_that_catches_every_exception_is_cancelled():
+    def stubborn():
+        while True:
+            try:
+                spin(10)
+            except Exception:
+                continue
+
+    jobs = Jobs()
+    job = jobs.submit(stubborn)
+    fleet.wait_until(lambda: jobs.busy, 5, "the job to start")
+    jobs.cancel(job)
+    assert job.done.is_set() and not jobs.busy and issubclass(Cancelled, BaseException)
+
+
+def test_a_task_stuck_in_native_code_restarts_the_trainer(tmp_path):
+    """The real trainer's own way, with a shorter patience."""
+    code = (
+        "import time; from flowerbed.trainer import jobs; jobs.CANCEL_SECONDS = 0.5; all = jobs.Jobs()\n"
+        "job = all.submit(lambda: time.sleep(60))\n"
+        "while not all.busy: time.sleep(0.01)\n"
+        "all.cancel(job)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(fleet.APP)}, capture_output=True, text=True,
+        timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "restarting the trainer" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("raise SystemExit('no camera')", "SystemExit"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("def f(: pass", "does not import: SyntaxError"),
+        (WHOLE.replace("build_model", "make_model"), "lacks build_model"),
+        (WHOLE + "train = 5", "lacks train"),
+        (WHOLE + "def load_data(folder, config): raise RuntimeError('no camera')", "no camera"),
+        (WHOLE + "def load_data(folder, config): raise SystemExit('no camera')", "no camera"),
+        (WHOLE + "def load_data(folder, config): return None", "load_data"),
+        (WHOLE + "def load_data(folder, config): return [1]", "load_data"),
+        (WHOLE + "def load_data(folder, config): return 1, 2", "load_data"),
+        (WHOLE + "def load_data(folder, config): return iter([1]), iter([2])", "load_data"),
+        (WHOLE + "def load_data(folder): return [1], [2]", "load_data"),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_a_sentence_in_health(tmp_path, task, sentence):
+    (tmp_path / "task.py").write_text(task)
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    jobs = Jobs()
+    job = jobs.submit(worker.warm_up)
+    assert job.done.wait(60)
+    health = worker.health(jobs.busy)
+    assert not health["ready"]
+    assert sentence in (health["problem"] or ""), health["problem"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [("5", "must return a dict"), ("{}", "must return a dict"), ("{'loss': 1}", "must return a dict"),
+     ("{'loss': 'low', 'accuracy': 1}", "low"), ("{'loss': [1], 'accuracy': 1}", "float")],
+)  # fmt: skip
+def test_what_a_task_returns_is_checked(tmp_path, answer, sentence):
+    (tmp_path / "task.py").write_text(WHOLE + f"def train(model, data, config): return {answer}")
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    worker.warm_up()
+    assert worker.ready, worker.problem
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        worker.train(worker.initial(b"", {})[0], {})
+
+
+def test_a_trainer_ends_quietly_on_a_signal_while_it_starts(tmp_path):
+    (tmp_path / "trainer.json").write_text('{"name": "d0", "socket": "s", "task": "task.py", "data": ""}')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
+        env={**os.environ, "PYTHONPATH": str(fleet.APP)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    fleet.wait_until((tmp_path / "s").exists, 20, "the socket")
+    process.send_signal(signal.SIGTERM)
+    assert "Traceback" not in process.communicate(timeout=20)[1]
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "5", "{}", '{"name": "d0"}'])
+def test_a_broken_configuration_is_a_sentence(tmp_path, content):
+    (tmp_path / "trainer.json").write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
+        env={**os.environ, "PYTHONPATH": str(fleet.APP)}, capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "trainer.json" in done.stderr and "Traceback" not in done.stderr
