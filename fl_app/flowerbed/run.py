@@ -9,94 +9,91 @@ import dataclasses
 import http.client
 import json
 import os
+import select
 import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 
 from flowerbed.rounds import lock
-from flowerbed.rounds.config import RunConfig, RunFailed
+from flowerbed.rounds.config import RunConfig, RunFailed, RunStopped
 from flowerbed.trainer.task import task_hash
 from flowerbed.unix_http import UnixConnection
 
 STOPPED = 130
-_stopping = threading.Event()
+POLL_SECONDS = 0.2
 
 
-def main() -> None:
-    """Run, and turn the outcome into an exit code and a sentence."""
+def main() -> int:
+    """Run, print a sentence about the outcome, and return the exit code."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m flowerbed.run run.json")
+        print("usage: python -m flowerbed.run run.json", file=sys.stderr)
+        return 2
+    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        signal.signal(number, lambda *_: stop.set())
     owner = int(os.environ.get("FLOWERBED_OWNER") or os.getppid())  # the ansible-playbook, where there is one
-    threading.Thread(target=_watch, args=(os.getppid(), owner), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), owner, stop), daemon=True).start()
     try:
         run = RunConfig.load(sys.argv[1])
         if not Path(run.task).is_file():
             raise RunFailed(f"the task file {run.task} (fl_task) is not there")
         run = dataclasses.replace(run, task_hash=task_hash(run.task))
-        message = (run_on_superlink if run.link == "superlink" else run_on_stream)(run)
-    except KeyboardInterrupt:
+        print((run_on_superlink if run.link == "superlink" else run_on_stream)(run, stop))
+        return 0
+    except RunStopped:
         print("the run was stopped; the finished rounds stay", file=sys.stderr)
-        sys.exit(STOPPED)
+        return STOPPED
     except (RunFailed, OSError) as error:
-        sys.exit(str(error))
-    print(message)
+        print(error, file=sys.stderr)
+        return 1
 
 
-def run_on_stream(run: RunConfig) -> str:
-    """Ask the server on its control socket to do the run. Raises RunFailed with a sentence."""
-    connection = UnixConnection(run.control)
-    try:
-        connection.request("POST", "/run", json.dumps(dataclasses.asdict(run)))
-        response = connection.getresponse()
-        content = json.loads(response.read())
-    except (ConnectionRefusedError, FileNotFoundError):
-        raise RunFailed(f"no server answers on {run.control}: run deploy.yml") from None
-    except (OSError, http.client.HTTPException, ValueError):
-        raise RunFailed(
-            f"the server ended in the middle of the run: see its logs/server.log. The finished rounds are in "
-            f"{run.directory}; run again to go on from there"
-        ) from None
-    finally:
-        connection.close()
+def run_on_stream(run: RunConfig, stop: threading.Event) -> str:
+    """Ask the server on its control socket to do the run. Raises RunFailed with a sentence, or RunStopped."""
+    with contextlib.closing(UnixConnection(run.control)) as connection:  # whose end is the server's word to stop
+        try:
+            connection.request("POST", "/run", json.dumps(dataclasses.asdict(run)))
+            while not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
+                if stop.is_set():
+                    raise RunStopped
+            response = connection.getresponse()
+            content = json.loads(response.read())
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise RunFailed(f"no server answers on {run.control}: run deploy.yml") from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise RunFailed(
+                f"the server ended in the middle of the run: see its logs/server.log. The finished rounds are in "
+                f"{run.directory}; run again to go on from there"
+            ) from None
     if response.status != 200:
         raise RunFailed(content["message"])
     return content["message"]
 
 
-def run_on_superlink(run: RunConfig) -> str:
-    """Hand the run to Flower's deployment engine. Raises RunFailed with a sentence."""
+def run_on_superlink(run: RunConfig, stop: threading.Event) -> str:
+    """Hand the run to Flower's deployment engine. Raises RunFailed with a sentence, or RunStopped."""
     from flowerbed.link import superlink
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.hold(Path(run.directory)))
         submitted = superlink.start(run, sys.argv[1])
         try:
-            return submitted.result()
-        except KeyboardInterrupt:
+            return submitted.result(stop)
+        except RunStopped:
             stack.close()  # which the ServerApp takes as the word to stop
             submitted.wait_stopped()
             raise
 
 
-def _stop(*_: int | FrameType | None) -> None:
-    if not _stopping.is_set():  # a second signal must not end what the first one began
-        _stopping.set()
-        raise KeyboardInterrupt
-
-
-def _watch(parent: int, owner: int) -> None:
+def _watch(parent: int, owner: int, stop: threading.Event) -> None:
     """Stop when the process that started this one, or the one it works for, ends without a signal to this one."""
-    wait = threading.Event()
-    while not wait.wait(0.5):
+    while not stop.wait(0.5):
         if os.getppid() != parent or not Path(f"/proc/{owner}").exists():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(os.getpid(), signal.SIGTERM)
-            return
+            stop.set()
 
 
 if __name__ == "__main__":
-    main()
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # at once: a signal while Python takes itself apart would be the exit code

@@ -117,7 +117,7 @@ def test_three_calls_of_one_round_are_one_call_of_three(garden, strategy):
         ("FedProx", {"proximal_mu": 0.1}),
         ("FedMedian", {}),
         ("Krum", {"num_malicious_nodes": 0}),
-        ("QFedAvg", {"client_learning_rate": 0.01}),
+        ("QFedAvg", {"client_learning_rate": 0.1}),
     ],
 )
 def test_other_strategies_learn_too(garden, strategy, arguments):

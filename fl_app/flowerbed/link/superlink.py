@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from ..rounds.config import RunConfig, RunFailed
+from ..rounds.config import RunConfig, RunFailed, RunStopped
 
 CONNECTION = "flowerbed"  # the name of the connection in $FLWR_HOME/config.toml
 POLL_SECONDS = 0.2
@@ -42,10 +43,11 @@ class Submitted:
         self._events = events
         self._begin = begin
 
-    def result(self) -> str:
-        """Wait for its end; return a sentence. Raises RunFailed with one."""
+    def result(self, stop: threading.Event) -> str:
+        """Wait for its end; return a sentence. Raises RunFailed with one, or RunStopped once `stop` is set."""
         while (ended := self._ended()) is None and self._process.poll() is None:
-            time.sleep(POLL_SECONDS)
+            if stop.wait(POLL_SECONDS):
+                raise RunStopped
         self._process.terminate()  # it would go on to follow the log
         ended = ended or self._ended()
         if ended is None:
