@@ -4,26 +4,15 @@
 training at once, and that a server that is away is waited for without a limit and without noise.
 """
 
-import json
 import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import grpc
-from flwr.proto.transport_pb2 import (
-    ClientMessage,
-    Code,
-    Parameters,
-    Reason,
-    Scalar,
-    ServerMessage,
-    Status,
-)
-from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
+from ..link import wire
+from ..link.content import QUERY
 from .handler import ClientConfig, handle, query
 from .trainer import Trainer
 
@@ -47,11 +36,14 @@ def serve(client: ClientConfig) -> None:
     """Answer the server's messages for ever; come back whenever it goes and returns."""
     log.info("%s waits for the server at %s", client.name, client.server)
     with grpc.insecure_channel(client.server, options=CHANNEL_OPTIONS) as channel:
-        stub = FlowerServiceStub(channel)
+        join = channel.stream_stream(
+            f"/{wire.SERVICE}/{wire.METHOD}",
+            request_serializer=wire.write_answer, response_deserializer=wire.read_request,
+        )  # fmt: skip
         backoff = 0.1
         while True:
             session = Session(client)
-            reason = session.run(stub)
+            reason = session.run(join)
             if session.joined:
                 backoff = 0.1
                 log.info("the connection to the server ended (%s): waiting for it to return", reason)
@@ -70,19 +62,20 @@ class Session:
         self.client = client
         self.trainer = Trainer(client.trainer)
         self.joined = False
-        self._inbox: queue.Queue[ServerMessage | None] = queue.Queue()
-        self._outbox: queue.Queue[ClientMessage | None] = queue.Queue()
+        self._inbox: queue.Queue[wire.Request | None] = queue.Queue()
+        self._outbox: queue.Queue[wire.Answer | None] = queue.Queue()
 
-    def run(self, stub: FlowerServiceStub) -> str:
+    def run(self, join: grpc.StreamStreamMultiCallable) -> str:
         """Answer messages until the stream ends; return why it ended. A job still running is then cancelled."""
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
         try:
-            for message in stub.Join(self._outgoing(), wait_for_ready=True):
+            for request in join(iter(self._outbox.get, None), wait_for_ready=True):
                 if not self.joined:
                     self.joined = True
                     log.info("%s joined the server at %s", self.client.name, self.client.server)
-                self._inbox.put(message)
+                self._inbox.put(request)
+                del request  # whoever holds it while it waits for the next, holds its tensors
             return "closed by the server"
         except grpc.RpcError as error:
             return str(error.details() or error.code())  # type: ignore[attr-defined]
@@ -92,36 +85,14 @@ class Session:
             self.trainer.cancel()
             worker.join()
 
-    def _outgoing(self) -> Iterator[ClientMessage]:
-        while (message := self._outbox.get()) is not None:
-            yield message
-
     def _work(self) -> None:
-        while (message := self._inbox.get()) is not None:
-            self._outbox.put(answer(self.client, self.trainer, message))
+        while (request := self._inbox.get()) is not None:
+            self._outbox.put(self._answer(request))
 
-
-def answer(client: ClientConfig, trainer: Trainer, message: ServerMessage) -> ClientMessage:
-    """Return the reply to one message of the server."""
-    ok = Status(code=Code.OK)
-    kind = message.WhichOneof("msg")
-    if kind == "get_properties_ins":
-        properties = _scalars(query(client, trainer))
-        return ClientMessage(get_properties_res=ClientMessage.GetPropertiesRes(status=ok, properties=properties))
-    if kind in ("fit_ins", "evaluate_ins"):
-        job = "train" if kind == "fit_ins" else "evaluate"
-        instruction = getattr(message, kind)
-        arrays = b"".join(instruction.parameters.tensors)
-        arrays, metrics = handle(client, trainer, job, arrays, json.loads(instruction.config["json"].string))
-        examples, scalars = int(metrics.get("examples", 0)), _scalars(metrics)
-        if job == "train":
-            parameters = Parameters(tensors=[arrays], tensor_type="safetensors")
-            return ClientMessage(fit_res=ClientMessage.FitRes(
-                status=ok, parameters=parameters, num_examples=examples, metrics=scalars))  # fmt: skip
-        return ClientMessage(evaluate_res=ClientMessage.EvaluateRes(
-            status=ok, loss=metrics.get("loss", 0.0), num_examples=examples, metrics=scalars))  # fmt: skip
-    return ClientMessage(disconnect_res=ClientMessage.DisconnectRes(reason=Reason.ACK))
-
-
-def _scalars(content: dict[str, Any]) -> dict[str, Scalar]:
-    return {"json": Scalar(string=json.dumps(content))}
+    def _answer(self, request: wire.Request) -> wire.Answer:
+        if request.kind == QUERY:
+            return wire.Answer(QUERY, values=query(self.client, self.trainer))
+        if request.kind not in (wire.TRAIN, wire.EVALUATE):
+            return wire.Answer(request.kind)
+        packed, request.packed = request.packed, b""
+        return wire.Answer(request.kind, *handle(self.client, self.trainer, request.kind, packed, request.config))

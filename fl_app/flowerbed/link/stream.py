@@ -3,7 +3,6 @@
 Flower marks the stream as deprecated, so it is kept behind `Grid` and flwr is pinned.
 """
 
-import json
 import logging
 import threading
 import time
@@ -15,8 +14,6 @@ import grpc
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.proto.transport_pb2 import ClientMessage, Parameters, Scalar, ServerMessage
-from flwr.proto.transport_pb2_grpc import add_FlowerServiceServicer_to_server
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
@@ -26,6 +23,7 @@ from flwr.supercore.grpc import generic_create_grpc_server
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from . import wire
 from .content import QUERY, make_content, read_content
 
 log = logging.getLogger("flowerbed.server")
@@ -47,7 +45,7 @@ class StreamGrid(Grid):
         self._pending: dict[str, Message] = {}
         self._changed = threading.Condition()
         self._server = generic_create_grpc_server(
-            (_Servicer(_Devices(self)), add_FlowerServiceServicer_to_server),
+            (_Servicer(_Devices(self)), _add_to_server),
             address, max_concurrent_workers=2 * len(devices) + 16, keepalive_time_ms=20_000,
         )  # fmt: skip
 
@@ -82,7 +80,7 @@ class StreamGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send each message to its node; return their ids, by which `pull_messages` finds the replies."""
-        instructions: dict[int, ServerMessage] = {}
+        instructions: dict[int, bytes] = {}
         ids = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = identifier = str(uuid.uuid4())
@@ -136,13 +134,10 @@ class StreamGrid(Grid):
     def _join(self, device: "_Device") -> None:
         """Ask a new connection who it is, and let it in under that name."""
         try:
-            name = json.loads(device.ask(QUERY, None).get("json", ""))["name"]
-        except GrpcBridgeClosed:
+            answer = device.request(wire.write_request(wire.Request(QUERY)), QUERY_SECONDS)
+        except (GrpcBridgeClosed, ValueError):
             return
-        except (ValueError, RecursionError, KeyError, TypeError):
-            log.info("refused a device that does not say who it is")
-            device.refuse("the server cannot read who this device is: run deploy.yml")
-            return
+        name = answer.values.get("name") if isinstance(answer.values, dict) else None
         node = self._ids.get(name) if isinstance(name, str) else None
         if node is None:
             log.info("refused a device that calls itself %r: the inventory has no such device", name)
@@ -169,18 +164,19 @@ class StreamGrid(Grid):
                 log.info("%s disconnected", device.name)
             self._changed.notify_all()
 
-    def _exchange(self, device: "_Device", identifier: str, instruction: ServerMessage) -> None:
+    def _exchange(self, device: "_Device", identifier: str, instruction: bytes) -> None:
+        metadata = self._pending[identifier].metadata
         try:
-            reply = device.request(instruction, self._pending[identifier].metadata.ttl)
+            answer = device.request(instruction, metadata.ttl)
         except (GrpcBridgeClosed, ValueError):
             self._fail(identifier, "its connection ended before it answered")
             return
         self.last_seen[device.name or ""] = time.time()
-        try:
-            content = _decode(reply)
-        except ValueError as error:
-            self._fail(identifier, str(error))
+        if answer.kind != metadata.message_type or answer.values is None:
+            self._fail(identifier, "its answer cannot be read")
             return
+        content = make_content(answer.packed, answer.values)
+        answer.packed = b""  # Flower's servicer keeps the answer until the next one comes
         self._settle(identifier, lambda message: Message(content, reply_to=message))
 
     def _fail(self, identifier: str, reason: str) -> None:
@@ -203,17 +199,12 @@ class _Device(ClientProxy):
         self.name: str | None = None
         self.refusal: str | None = None
 
-    def request(self, instruction: ServerMessage, seconds: float) -> ClientMessage:
+    def request(self, instruction: bytes, seconds: float) -> wire.Answer:
         """Send one instruction and wait for its answer. Raises GrpcBridgeClosed when the connection ends.
 
         After `seconds` without an answer Flower's servicer ends the connection; the device stops what it does.
         """
         return self.bridge.request(InsWrapper(server_message=instruction, timeout=seconds)).client_message
-
-    def ask(self, kind: str, content: RecordDict | None) -> dict[str, str]:
-        """Return the device's properties."""
-        reply = self.request(_encode(kind, content), QUERY_SECONDS)
-        return {key: value.string for key, value in reply.get_properties_res.properties.items()}
 
     def refuse(self, reason: str) -> None:
         """End the connection, and tell the device why."""
@@ -256,7 +247,7 @@ class _Servicer(FlowerServiceServicer):
         device = self._local.device = _Device(cid, bridge, self._local.context)
         return device
 
-    def Join(self, request_iterator: Iterator[ClientMessage], context: grpc.ServicerContext) -> Iterator[ServerMessage]:
+    def Join(self, request_iterator: Iterator[wire.Answer], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serve one connection."""
         self._local.context = context
         messages = super().Join(request_iterator, context)
@@ -271,25 +262,12 @@ class _Servicer(FlowerServiceServicer):
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, device.refusal)
 
 
-def _encode(kind: str, content: RecordDict | None) -> ServerMessage:
-    if kind == QUERY:
-        return ServerMessage(get_properties_ins=ServerMessage.GetPropertiesIns())
-    packed, values = read_content(content)
-    parameters = Parameters(tensors=[packed], tensor_type="safetensors")
-    config = {"json": Scalar(string=json.dumps(values))}
-    if kind == "train":
-        return ServerMessage(fit_ins=ServerMessage.FitIns(parameters=parameters, config=config))
-    return ServerMessage(evaluate_ins=ServerMessage.EvaluateIns(parameters=parameters, config=config))
+def _add_to_server(servicer: _Servicer, server: grpc.Server) -> None:
+    """As Flower's own function does, but for the bytes: what goes to all devices is written once."""
+    handler = grpc.stream_stream_rpc_method_handler(servicer.Join, wire.read_answer, bytes)
+    handlers = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler})
+    server.add_generic_rpc_handlers((handlers,))
 
 
-def _decode(reply: ClientMessage) -> RecordDict:
-    kind = reply.WhichOneof("msg")
-    try:
-        if kind == "get_properties_res":
-            return make_content(b"", json.loads(reply.get_properties_res.properties["json"].string))
-        if kind == "fit_res":
-            packed = b"".join(reply.fit_res.parameters.tensors)
-            return make_content(packed, json.loads(reply.fit_res.metrics["json"].string))
-        return make_content(b"", json.loads(reply.evaluate_res.metrics["json"].string))
-    except (ValueError, RecursionError):
-        raise ValueError("its answer cannot be read") from None
+def _encode(kind: str, content: RecordDict) -> bytes:
+    return wire.write_request(wire.Request(kind, *read_content(content)))

@@ -18,8 +18,9 @@ class RunStopped(Exception):
 class RunConfig:
     """One run of an experiment. Times are in seconds.
 
-    `config` is what a task's `train` and `evaluate` receive; `weights` holds every device's `fl_weight`; `trainer` and
-    `control` are Unix sockets on the server.
+    `config` is what a task's `train` and `evaluate` receive, and `overrides` what single devices have otherwise (they
+    know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`;
+    `trainer` and `control` are Unix sockets on the server.
     """
 
     experiment: str
@@ -30,6 +31,7 @@ class RunConfig:
     trainer: str
     weights: dict[str, Any]
     config: dict[str, Any]
+    overrides: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     control: str = ""
     seed: int = 0
     strategy: str = "FedAvg"

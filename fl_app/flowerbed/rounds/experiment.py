@@ -16,8 +16,8 @@ from .events import Events
 from .files import write_atomically
 
 _FREE = (  # may change from one call to the next, and is then recorded
-    "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "weights", "link", "seed",
-    "task_hash",
+    "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
+    "link", "seed", "task_hash",
 )  # fmt: skip
 
 
