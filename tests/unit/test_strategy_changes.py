@@ -5,8 +5,8 @@ import threading
 
 import numpy as np
 import pytest
-from flwr.supercore.task_identity import TaskIdentity
 
+import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds.checkpoint import Checkpoint
@@ -16,7 +16,6 @@ from flowerbed.rounds.strategy import Aggregation, names
 BUFFERS = {"bn.running_var", "bn.num_batches_tracked"}
 NAMES = names()
 ARGUMENTS = {"FedAvgM": {"server_momentum": 0.9}, "QFedAvg": {"client_learning_rate": 0.1}}  # others need none
-TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 0
 
 
 def state(seed: int) -> dict[str, np.ndarray]:

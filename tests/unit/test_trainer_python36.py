@@ -35,7 +35,10 @@ def python36() -> str:
     python = CACHE / "bin" / "python"
     if not (CACHE / "complete").exists():
         subprocess.run([base, "-m", "venv", "--clear", str(CACHE)], check=True)
-        made = subprocess.run([python, "-m", "pip", "install", "-q", *PINS], capture_output=True, text=True)
+        made = subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--no-cache-dir", "--timeout", "60", *PINS],
+            capture_output=True, text=True,
+        )  # fmt: skip
         if made.returncode:
             pytest.skip(f"numpy and torch for Python 3.6 cannot be installed: {made.stderr.strip().splitlines()[-1]}")
         (CACHE / "complete").touch()

@@ -18,17 +18,12 @@ from .trainer import Trainer
 
 log = logging.getLogger("flowerbed.client")
 
-MAX_MESSAGE = 512 * 1024 * 1024
 MAX_BACKOFF = 2.0
 CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    *wire.OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", int(MAX_BACKOFF * 1000)),
-    # A server that lost its power sends no farewell: ask after it.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
 ]
 
 

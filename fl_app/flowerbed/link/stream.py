@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -19,9 +20,6 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
 from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed, InsWrapper
 from flwr.serverapp import Grid
-from flwr.supercore.grpc import generic_create_grpc_server
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from . import wire
 from .content import QUERY, make_content, read_content
@@ -31,12 +29,18 @@ log = logging.getLogger("flowerbed.server")
 QUERY_SECONDS = 30
 PULL_SECONDS = 0.1
 
+try:
+    from flwr.supercore.task_identity import TaskIdentity
+except ImportError:  # flwr 1.30, the last one for Python 3.10, asks no such thing of who makes a message
+    pass
+else:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 0
+
 
 class StreamGrid(Grid):
     """The devices connected to `address` (host:port). `devices` are the names that may connect; ids follow them."""
 
     def __init__(self, address: str, devices: list[str]) -> None:
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 0
         self.names = {index + 1: name for index, name in enumerate(devices)}
         self._ids = {name: node for node, name in self.names.items()}
         self.last_seen: dict[str, float] = {}
@@ -44,10 +48,7 @@ class StreamGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._pending: dict[str, Message] = {}
         self._changed = threading.Condition()
-        self._server = generic_create_grpc_server(
-            (_Servicer(_Devices(self)), _add_to_server),
-            address, max_concurrent_workers=2 * len(devices) + 16, keepalive_time_ms=20_000,
-        )  # fmt: skip
+        self._server = _make_server(_Servicer(_Devices(self)), address, 2 * len(devices) + 16)
 
     def start(self) -> None:
         """Accept devices from now on."""
@@ -55,13 +56,13 @@ class StreamGrid(Grid):
 
     # -- Grid ---------------------------------------------------------------------------------------------------------
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, *_: Any, **__: Any) -> None:
         """Do nothing: a stream carries one run at a time, and needs no name for it."""
 
     @property
-    def run(self) -> Run:
-        """The run, which has no more than an id here."""
-        return Run.create_empty(TaskIdentity.run_id)
+    def run(self) -> Any:
+        """No run of Flower's: there is no deployment engine here that would know one."""
+        return None
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -262,11 +263,16 @@ class _Servicer(FlowerServiceServicer):
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, device.refusal)
 
 
-def _add_to_server(servicer: _Servicer, server: grpc.Server) -> None:
-    """As Flower's own function does, but for the bytes: what goes to all devices is written once."""
+def _make_server(servicer: _Servicer, address: str, most: int) -> grpc.Server:
+    """Return a server for at most `most` connections, each of which has a thread of its own.
+
+    It is as Flower's own, but for the bytes: what goes to all devices is written once.
+    """
+    server = grpc.server(ThreadPoolExecutor(most), maximum_concurrent_rpcs=most, options=wire.OPTIONS)
     handler = grpc.stream_stream_rpc_method_handler(servicer.Join, wire.read_answer, bytes)
-    handlers = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler})
-    server.add_generic_rpc_handlers((handlers,))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),))
+    server.add_insecure_port(address)
+    return server
 
 
 def _encode(kind: str, content: RecordDict) -> bytes:

@@ -15,6 +15,16 @@ from .content import QUERY
 
 SERVICE, METHOD = "flwr.proto.FlowerService", "Join"  # the call of Flower's own start_client
 TRAIN, EVALUATE = "train", "evaluate"
+MAX_MESSAGE = 512 * 1024 * 1024  # bytes
+OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    # A board that lost its power sends no farewell: ask after the other end, and let it ask.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
 _REQUESTS = {"get_properties_ins": QUERY, "fit_ins": TRAIN, "evaluate_ins": EVALUATE}
 _ANSWERS = {"get_properties_res": QUERY, "fit_res": TRAIN, "evaluate_res": EVALUATE}
 
