@@ -17,7 +17,7 @@ help:
 	@echo 'make .venv   only install what is pinned in requirements.txt'
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
 	@echo
-	@echo 'PYTHON=...   the Python to use, 3.11 or 3.12 (make demo PYTHON=/path/to/python3.12)'
+	@echo 'PYTHON=...   the Python to use, 3.10, 3.11 or 3.12 (make demo PYTHON=/path/to/python3.12)'
 	@echo 'PIP_ARGS=... more arguments for pip, which also heeds its PIP_* variables. PyTorch brings gigabytes of CUDA'
 	@echo '             unless pip knows a CPU build: PIP_ARGS="--extra-index-url ..." or "--find-links ..."'
 
@@ -38,7 +38,7 @@ lint: .venv-dev
 	ruff format --check
 
 lock: .venv-dev
-	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --upgrade \
+	uv pip compile --quiet --universal --python-version 3.10 --no-annotate --upgrade \
 		--custom-compile-command 'make lock' --output-file requirements-lock.txt requirements.txt requirements-dev.txt
 
 .venv:

@@ -17,7 +17,7 @@ def fail(status, sentence):
     print(sentence)
     sys.exit(status)
 version = "%d.%d" % sys.version_info[:2]
-if version not in ("3.11", "3.12"):
+if version not in ("3.10", "3.11", "3.12"):
     fail(3, "is Python " + version)
 if struct.calcsize("P") != 8:
     fail(4, "is a 32-bit Python, for which there is no PyTorch: use a 64-bit system")
@@ -53,7 +53,7 @@ choose() {
 
 # The package to install, where apt knows one.
 advice() {
-    for version in 3.12 3.11; do
+    for version in 3.12 3.11 3.10; do
         if apt-cache show "python$version-venv" >/dev/null 2>&1; then
             echo "apt install python$version python$version-venv"
             return
@@ -71,11 +71,11 @@ if [ -n "${PYTHON:-}" ]; then
     choose "$PYTHON" || problem=${problem:-$PYTHON does not run}
 else
     # The Python that .venv was made with comes first: a newer one on PATH is no reason to make it again.
-    choose .venv/bin/python || choose python3.12 python3.11 python3 || problem=${problem:-there is none on PATH}
+    choose .venv/bin/python || choose python3.12 python3.11 python3.10 python3 || problem=${problem:-there is none on PATH}
 fi
 if [ -n "$problem" ]; then
     [ "$fault" = 4 ] && refuse "$problem"
-    refuse "Python 3.11 or 3.12 is needed, and $problem: $(advice), or name one with make PYTHON=/path/to/python3.11"
+    refuse "Python 3.10, 3.11 or 3.12 is needed, and $problem: $(advice), or name one with make PYTHON=/path/to/python3.11"
 fi
 
 # Made with another Python, at another path, or not to the end: .venv is made anew.

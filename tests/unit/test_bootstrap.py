@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "bootstrap.sh"
-PYTHON_310 = "import sys; sys.version_info = (3, 10, 12, 'final', 0)"
+PYTHON_39 = "import sys; sys.version_info = (3, 9, 18, 'final', 0)"
 PYTHON_311 = "import sys; sys.version_info = (3, 11, 2, 'final', 0)"
 PYTHON_312 = "import sys; sys.version_info = (3, 12, 3, 'final', 0)"
 PYTHON_313 = "import sys; sys.version_info = (3, 13, 5, 'final', 0)"
@@ -90,10 +90,10 @@ def machine(tmp_path):
 
 
 def test_old_python_is_refused_with_the_package_to_install(machine):
-    machine.python("python3", PYTHON_310)
+    machine.python("python3", PYTHON_39)
     machine.program("apt-cache", '[ "$2" = python3.11-venv ]')
     sentence = machine.refusal()
-    assert "python3 is Python 3.10" in sentence
+    assert "python3 is Python 3.9" in sentence
     assert "apt install python3.11 python3.11-venv" in sentence
 
 
@@ -116,7 +116,7 @@ def test_python_that_does_not_run_is_passed_over(machine):
 
 def test_missing_venv_module_is_refused_with_the_package_to_install(machine):
     machine.python("python3.11", f"{PYTHON_311}; sys.modules['ensurepip'] = None")
-    machine.python("python3", PYTHON_310)
+    machine.python("python3", PYTHON_39)
     sentence = machine.refusal()
     assert "python3.11 cannot make virtual environments" in sentence
     assert "apt install python3.11-venv" in sentence
@@ -142,15 +142,15 @@ def test_other_platforms_are_refused(machine, system):
 
 def test_given_python_is_the_only_one_tried(machine):
     machine.python("python3.12", PYTHON_312)
-    machine.python("python3.10", PYTHON_310)
-    assert "python3.10 is Python 3.10" in machine.refusal(PYTHON="python3.10")
+    machine.python("python3.9", PYTHON_39)
+    assert "python3.9 is Python 3.9" in machine.refusal(PYTHON="python3.9")
     assert "/no where/python does not run" in machine.refusal(PYTHON="/no where/python")
 
 
 def test_best_python_on_path_is_taken(machine):
     machine.python("python3.12", f"{PYTHON_312}; sys._base_executable = '/the/best'")
     machine.python("python3.11", PYTHON_311)
-    machine.python("python3", PYTHON_310)
+    machine.python("python3", PYTHON_39)
     assert "Making .venv with Python 3.12 (/the/best)" in machine.bootstrap().stdout
 
 
