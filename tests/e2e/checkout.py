@@ -153,7 +153,7 @@ class Checkout:
 
     def home(self, host: str) -> Path:
         """A host's folder."""
-        return self.folder / ".flowerbed" / host
+        return self.folder / ".flowerbed/local" / host
 
     def processes(self) -> dict[int, str]:
         """Return the command of every process that has to do with this checkout, by its id."""
@@ -174,7 +174,7 @@ class Checkout:
     def programs(self) -> dict[tuple[str, str], int]:
         """Return the process id of every program that a supervisor of this checkout runs, by (host, program)."""
         supervisors = {}
-        for file in self.folder.glob(".flowerbed/*/supervisord.pid"):
+        for file in self.folder.glob(".flowerbed/local/*/supervisord.pid"):
             supervisors[int(file.read_text())] = file.parent.name
         found = {}
         for pid, command in self.processes().items():

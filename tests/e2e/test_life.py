@@ -1,10 +1,12 @@
 """The life of a small fleet on the local inventory, through the playbooks its user calls."""
 
+import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from checkout import DEVICES, Checkout, until
+from checkout import DEVICES, HOSTS, Checkout, until
 
 pytestmark = pytest.mark.e2e
 
@@ -39,11 +41,60 @@ def test_a_changed_group_variable_restarts_only_what_it_touches(garden):
     before = garden.programs()
     garden.set_variables("rpi", fl_batch_size=16)
     changed = garden.play("deploy").changed
-    assert [host for host, count in changed.items() if count] == ["rpi-1"]
+    assert sorted(host for host, count in changed.items() if count) == ["rpi-1", "server"]  # which records it
     after = garden.programs()
     assert {key for key in before if after.get(key) != before[key]} == {("rpi-1", "client")}
+    garden.set_variables(fl_batch_size=8)  # of all others, and a run may choose it
+    garden.run("overridden")
+    run = json.loads((garden.folder / "runs/overridden/run.json").read_text())
+    assert (run["config"]["batch_size"], run["overrides"]) == (8, {"rpi-1": {"batch_size": 16}})
+    garden.set_variables()
     garden.set_variables("rpi")
+    words = garden.fail("run_round", experiment="refused")
+    assert "rpi-1: fl_batch_size (its default) is 32, but 16 is deployed: run deploy.yml with it first" in words
     garden.play("deploy")
+
+
+def test_a_run_says_what_it_cannot_change(garden):
+    words = garden.fail(
+        "run_round", experiment="refused", fl_link="superlink", dataset_seed=7, fl_task="fl_app/task.py"
+    )
+    assert "because of 3 problems" in words
+    assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
+    assert "fl_task on the command line is 'fl_app/task.py', but 'test_task.py' is deployed: run" in words
+    assert "dataset_seed on the command line is 7, which is not deployed: run" in words
+    assert not (garden.folder / "runs/refused").exists()
+
+
+def test_a_changed_supervisor_takes_effect_at_once(garden):
+    template = garden.folder / "templates/supervisord.conf.j2"
+    original, before = template.read_text(), garden.programs()
+    template.write_text(original.replace("logfile_backups=3", "logfile_backups=4"))
+    assert original != template.read_text()
+    garden.play("deploy")
+    after = garden.programs()
+    assert after.keys() == before.keys() and not {*after.values()} & {*before.values()}
+    assert not any(garden.play("deploy").changed.values())
+    assert garden.programs() == after
+
+
+def test_a_failure_of_all_trainers_is_said_once(garden):
+    task = garden.folder / "test_task.py"
+    original = task.read_text()
+    task.write_text(f"{original}\nraise RuntimeError('weeds')\n")
+    played = garden.begin("deploy").end()
+    task.write_text(original)
+    assert played.status != 0 and played.text.count("weeds") == 1
+    ((others, first),) = re.findall(r"fatal: \[(.*)\]: FAILED! => as on (\S+)", played.text)
+    assert sorted([first, *others.split(", ")]) == sorted(HOSTS)
+    garden.play("deploy")
+
+
+def test_a_python_that_does_not_do_is_said_before_anything_changes(garden):
+    before = garden.programs()
+    words = garden.fail("deploy", "--limit", "localhost,rpi-1", fl_python="/nowhere/python")
+    assert "rpi-1: fl_python is /nowhere/python, which cannot be run: give a Python 3.11 or newer that has" in words
+    assert garden.programs() == before
 
 
 def test_rounds_a_kill_and_a_resume(garden):

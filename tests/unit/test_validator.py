@@ -1,4 +1,10 @@
+import ast
+import json
+import re
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -6,11 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/fl"))
 
-from fl_validator import controller, typed_values, validate  # noqa: E402
+from fl_validator import controller, deployed, validate  # noqa: E402
+from fl_validator.deployed import ADVICE  # noqa: E402
 from fl_validator.fleet import Fleet, Host, Source  # noqa: E402
 from fl_validator.names import nearest  # noqa: E402
+from fl_validator.places import LONGEST_SOCKET, SOCKET_BYTES  # noqa: E402
 from fl_validator.read import options  # noqa: E402
 from fl_validator.report import listed  # noqa: E402
+from fl_validator.values import typed_values  # noqa: E402
 
 OPTIONS = options(ROOT / "roles")
 FILE = "inventory/x/group_vars/all.yml"
@@ -31,7 +40,7 @@ def device(name, **values):
 
 
 def remote(name, address, **values):
-    reach = {"fl_server_host": "10.0.0.1", "ansible_connection": "ssh", "ansible_host": address}
+    reach = {"fl_server_host": "10.0.0.1", "ansible_connection": "ssh", "ansible_host": address, "fl_python": "/p"}
     return device(name, **{**reach, **values})
 
 
@@ -43,7 +52,7 @@ def fleet(*devices, servers=None, **fields):
         checkout=ROOT,
         leaf_groups={"rpi", "jetson_2gb"},
         options=OPTIONS,
-        prefixes=("fl_", "dataset_"),
+        prefixes=("fl_", "dataset_", "trainer_"),
         source=lambda name, variable: Source(FILE, 3),
         **fields,
     )
@@ -105,8 +114,9 @@ def test_groups():
         ("fl_min_clients", 2, None),  # the server's value counts
         ("fl_batch_size", "8", None),  # as -e gives it
         ("fl_learning_rate", "1e-4", None),
-        ("fl_runtime", "docker", None),
+        ("fl_server_host", "[::1]", "is '[::1]', but must be an address or a name alone."),
         ("fl_server_host", "laptop.local", None),
+        ("fl_server_host", "fe80::1%eth0", None),
         ("fl_weight", "0.2", None),
     ],
 )
@@ -202,9 +212,43 @@ def test_one_port_twice_matters_on_superlink():
 
 
 def test_home_of_107_bytes():
-    longest = "/" + "x" * (107 - len("/supervisord.sock.12345") - 1)
+    longest = "/" + "x" * (107 - len(LONGEST_SOCKET) - 1)
     assert validate(fleet(device("a", fl_home=longest))) == []
-    assert "1 bytes too long for Unix sockets: set a shorter fl_root" in only(fleet(device("a", fl_home=longest + "x")))
+    assert only(fleet(device("a", fl_home=f"{longest}x"), device("b", fl_home=f"{longest}yy"))) == (
+        f"a and b: fl_home in {FILE}:3 is 2 bytes too long for Unix sockets: set an fl_root that is so much shorter."
+    )
+
+
+@pytest.mark.parametrize(("excess", "runs"), [(0, True), (len("4194304"), False)])
+def test_a_home_as_long_as_allowed_is_not_too_long_for_supervisord(tmp_path, excess, runs):
+    """Its longest socket has its process id in its name, which has one to seven digits."""
+    room = SOCKET_BYTES - len(LONGEST_SOCKET) - len(str(tmp_path)) + excess
+    if room < 2:
+        pytest.skip(f"{tmp_path} is too long itself")
+    home = tmp_path / ("x" * (room - 1))
+    (home / "logs").mkdir(parents=True)
+    shutil.copy(ROOT / "templates/supervisord.conf.j2", home / "supervisord.conf")
+    command = [Path(sys.executable).parent / "supervisord", "--nodaemon", "-c", home / "supervisord.conf"]
+    with subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as supervisor:
+        while supervisor.poll() is None and not (home / "supervisord.pid").exists():  # written once it listens
+            time.sleep(0.05)
+        assert (supervisor.poll() is None) == runs == (home / "supervisord.sock").exists()
+        supervisor.terminate()
+
+
+def test_docker_is_for_later():
+    boards = [remote("a", "10.0.0.2", fl_runtime="docker"), remote("b", "10.0.0.3", fl_runtime="docker")]
+    assert only(fleet(*boards, servers=[host("server", fl_listen="0.0.0.0")])) == (
+        f"a and b: fl_runtime in {FILE}:3 is docker, which comes with Flowerbed's next version: today, boards with "
+        "Python 3.11 or newer work over SSH, with fl_runtime: process and their own fl_python."
+    )
+
+
+def test_a_board_needs_a_python_of_its_own():
+    board = remote("a", "10.0.0.2")
+    board.given.discard("fl_python")
+    found = only(fleet(board, servers=[host("server", fl_listen="0.0.0.0")]))
+    assert found.startswith(f"a: fl_python in {FILE}:3 is this machine's: give the board's, 3.11 or newer")
 
 
 def task(tmp_path, text):
@@ -259,14 +303,24 @@ def test_types_are_restored():
 
 
 @pytest.mark.parametrize(("python", "ansible", "words"), [
-    ((3, 9), "2.16.19", ["Python 3.9", "3.10, 3.11 or 3.12"]),
+    ((3, 10), "2.16.19", ["Python 3.10", "3.11 or 3.12"]),
     ((3, 13), "2.16.19", ["Python 3.13"]),
     ((3, 12), "2.17.1", ["ansible-core 2.17.1", "2.16.x"]),
-    ((3, 10), "2.16.0", []),
+    ((3, 11), "2.16.0", []),
+    ((3, 12), "2.16.0", []),
 ])  # fmt: skip
 def test_controller(python, ansible, words):
     found = controller.problems(python, ansible, str(ROOT / "ansible.cfg"), ROOT)
     assert len(found) == bool(words) and all(word in found[0] for word in words)
+
+
+def test_controller_and_bootstrap_take_the_same_pythons():
+    taken = re.search(r"if version not in (\(.*\)):", (ROOT / "bootstrap.sh").read_text())[1]
+    good = [
+        f"3.{minor}" for minor in range(6, 16)
+        if not controller.problems((3, minor), "2.16.19", str(ROOT / "ansible.cfg"), ROOT)
+    ]  # fmt: skip
+    assert good == list(ast.literal_eval(taken))
 
 
 def test_configuration_of_another_place():
@@ -274,9 +328,81 @@ def test_configuration_of_another_place():
     assert found == f"Ansible reads no ansible.cfg, but Flowerbed needs its own: run ansible-playbook in {ROOT}."
 
 
-def test_strategies_are_flowers():
-    strategy = pytest.importorskip("flwr.serverapp.strategy")
-    assert OPTIONS["fl_strategy"]["choices"] == sorted({*strategy.__all__} - {"Result", "Strategy"})
+def test_strategies_are_those_that_a_run_accepts():
+    strategy = pytest.importorskip("flowerbed.rounds.strategy")
+    assert OPTIONS["fl_strategy"]["choices"] == strategy.names()
+
+
+def test_overrides_are_what_a_device_has_otherwise():
+    server = host("server", fl_batch_size="32", fl_learning_rate=0.01, fl_config={"a": 1, "b": [2]})
+    same = {"fl_batch_size": 32, "fl_learning_rate": 0.01}
+    others = fleet(
+        device("a", **same, fl_config={"a": 1, "b": [2]}),
+        device("b", **{**same, "fl_batch_size": 16}, fl_config={"b": [3], "c": None}),
+        servers=[server],
+    )
+    assert deployed.overrides(others) == {"a": {}, "b": {"batch_size": 16, "b": [3], "c": None}}
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Return what is wrong with a fleet, of a server and the devices a and b, where another one is deployed."""
+
+    def compare(then, now):
+        def made(values):
+            own = {"fl_batch_size": 32, "fl_threads": 1}
+            named = [device(name, **{**own, **values.get("all", {}), **values.get(name, {})}) for name in "ab"]
+            return fleet(*named, servers=[host("server", fl_home=str(tmp_path), **{**own, **values.get("all", {})})])
+
+        (tmp_path / "deployed.json").write_text(json.dumps(deployed.fixed(made(then))))
+        return validate(made(now), as_deployed=True)
+
+    return compare
+
+
+@pytest.mark.parametrize(("then", "now", "text"), [
+    ({}, {"a": {"fl_threads": 2}}, "a: fl_threads in {} is 2, but 1 is deployed"),
+    ({}, {"all": {"fl_threads": "2"}}, "server, a and b: fl_threads in {} is 2, but 1 is deployed"),
+    ({}, {"a": {"dataset_size": 9}}, "a: dataset_size in {} is 9, which is not deployed"),
+    ({"a": {"dataset_size": 9}}, {}, "a: dataset_size in {} is not given, but 9 is deployed"),
+    ({}, {"a": {"fl_batch_size": 16}}, "a: fl_batch_size in {} is 16, which is not deployed"),
+    # The device would go on to override what is asked for.
+    ({"a": {"fl_batch_size": 16}}, {"all": {"fl_batch_size": 8}}, "a: fl_batch_size in {} is 8, but 16 is deployed"),
+])  # fmt: skip
+def test_what_is_not_deployed_is_said(record, then, now, text):
+    assert record(then, now) == [
+        text.format(f"{FILE}:3") + (ADVICE if "not given" not in text else ": run deploy.yml first") + "."
+    ]
+
+
+@pytest.mark.parametrize("values", [
+    {"fl_batch_size": 8, "fl_learning_rate": 0.5, "fl_config": {"a": 1}},
+    {"fl_seed": 4, "fl_strategy": "FedProx", "fl_strategy_args": {"proximal_mu": 1}, "fl_experiment": "y"},
+    {"fl_weight": 0.5}, {"fl_round_timeout": 3, "fl_min_clients": 2}, {"trainer_ready_timeout": 1},
+    {"ansible_host": "10.0.0.9"},
+])  # fmt: skip
+def test_what_a_run_may_choose_needs_no_deployment(record, values):
+    assert record({}, {"all": values}) == []
+
+
+def test_a_host_without_a_record_and_a_fleet_without_one_are_left_to_the_run(tmp_path):
+    asked = fleet(device("a", fl_threads=2), servers=[host("server", fl_home=str(tmp_path))])
+    assert validate(asked, as_deployed=True) == []
+    for text in ("{}", "{", json.dumps({"server": deployed.fixed(asked)["server"]})):
+        (tmp_path / "deployed.json").write_text(text)
+        assert validate(asked, as_deployed=True) == []
+
+
+def test_a_change_with_many_values_is_one_sentence(tmp_path):
+    def made(first):
+        many = [device(f"d{index}", fl_node_port=first + index) for index in range(9)]
+        return fleet(*many, servers=[host("server", fl_home=str(tmp_path))])
+
+    (tmp_path / "deployed.json").write_text(json.dumps(deployed.fixed(made(2000))))
+    found = validate(made(3000), as_deployed=True)
+    assert found == [
+        f"d0, d1, d2 and 6 more: fl_node_port in {FILE}:3 is not what is deployed: run deploy.yml with it first."
+    ]
 
 
 def test_every_variable_has_a_default_and_a_description():

@@ -30,6 +30,37 @@ PLAYBOOK = """
       run_once: true
       delegate_to: localhost
 """
+ADDRESSES = """
+- name: First
+  hosts: localhost
+  gather_facts: false
+  roles: [fl]
+- name: Second
+  hosts: server:devices
+  gather_facts: false
+  roles:
+    - fl
+    - {role: dataset, when: false}
+    - {role: server, when: false}
+    - {role: client, when: false}
+  tasks:
+    - name: Render what has an address
+      ansible.builtin.copy:
+        content: "{{ rendered | to_json }}"
+        dest: "{{ playbook_dir }}/files.json"
+        mode: "0644"
+      when: inventory_hostname == 'rpi-1'
+      vars:
+        templates: "{{ fl_checkout }}/templates"
+        dataset_manifest: {}
+        rendered:
+          client: "{{ lookup('template', templates ~ '/client.json.j2', convert_data=false) }}"
+          run: "{{ lookup('template', templates ~ '/run.json.j2', convert_data=false) }}"
+          server: "{{ lookup('template', templates ~ '/server.json.j2', convert_data=false) }}"
+          flwr: "{{ lookup('template', templates ~ '/flwr.toml.j2', convert_data=false) }}"
+          supernode: "{{ client_programs.superlink.command | join(' ') }}"
+          superlink: "{{ server_programs.superlink.command | join(' ') }}"
+"""
 
 pytestmark = pytest.mark.skipif(not (BIN / "ansible-playbook").exists(), reason="needs ansible-playbook")
 
@@ -81,7 +112,7 @@ def test_local_inventory_is_good_and_handed_out(play, tmp_path):
     assert done.returncode == 0, done.stdout
     fleet = json.loads((tmp_path / "fleet.json").read_text())
     assert len(fleet) == 11 and fleet["rpi-3"]["fl_batch_size"] == 8
-    assert fleet["rpi-3"]["fl_home"] == f"{ROOT}/.flowerbed/rpi-3"
+    assert fleet["rpi-3"]["fl_home"] == f"{ROOT}/.flowerbed/local/rpi-3"
     ports = [fleet["server"]["fl_server_port"], *(fleet[name]["fl_node_port"] for name in fleet if name != "server")]
     assert len({*ports}) == 11 and all(20000 <= port < 32768 for port in ports)
 
@@ -94,11 +125,25 @@ def test_ports_follow_the_path(play, inventory, tmp_path):
     assert port() == port() != port("-i", inventory)
 
 
+def test_an_ipv6_address_gets_its_brackets(tmp_path, inventory):
+    """In every file that has an address with a port."""
+    (tmp_path / "play.yml").write_text(ADDRESSES)
+    done = ansible("ansible-playbook", tmp_path / "play.yml", "-i", inventory, "-e",
+                   "fl_server_host=fd00::1 fl_listen=:: fl_server_port=9092")  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    files = json.loads((tmp_path / "files.json").read_text())
+    assert json.loads(files["client"])["server"] == json.loads(files["run"])["superlink"]["address"] == "[fd00::1]:9092"
+    assert json.loads(files["server"])["address"] == "[::]:9092"
+    assert 'address = "[fd00::1]:9092"' in files["flwr"]
+    assert "--superlink=[fd00::1]:9092" in files["supernode"] and "[::]:9092" in files["superlink"]
+
+
 def test_lab_asks_for_its_addresses(play):
     found = sentences(play("-i", "inventory/lab", "--check"))
     assert [sentence.split(": ")[1].split(" is ")[0] for sentence in found] == [
         "ansible_host in inventory/lab/hosts.yml",
         "fl_server_host in inventory/lab/group_vars/all.yml:3",
+        "fl_runtime in inventory/lab/group_vars/devices.yml:2",
     ]
 
 
@@ -181,4 +226,4 @@ def test_nothing_is_connected_to(play, inventory):
             f"ansible_connection: ssh\nansible_host: 127.0.0.1\nansible_port: {silent.getsockname()[1]}\n"
         )
         found = sentences(play("-i", inventory))
-    assert [sentence.split(" ")[1] for sentence in found] == ["fl_server_host", "fl_listen"]
+    assert [sentence.split(" ")[1] for sentence in found] == ["fl_server_host", "fl_listen", "fl_python"]

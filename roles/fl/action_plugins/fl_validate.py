@@ -10,9 +10,13 @@ from ansible.release import __version__ as ansible_version
 
 
 class ActionModule(ActionBase):
-    """Fails with all problems of the inventory, or returns `hosts`: each one's fl_* variables and defaults."""
+    """Fails with all problems of the inventory, or returns what there is to know of its hosts, each by their names.
 
-    _VALID_ARGS = frozenset()
+    `hosts`: their fl_* variables and defaults; `overrides`: what a device has otherwise than the run; `fixed`: what
+    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed.
+    """
+
+    _VALID_ARGS = frozenset(("as_deployed",))
 
     def run(self, tmp=None, task_vars=None):
         """Validate, or repeat what this playbook's first call found."""
@@ -20,20 +24,20 @@ class ActionModule(ActionBase):
         # Ansible's own temporary folder lives as long as this ansible-playbook, and all its workers know it.
         memory = Path(constants.DEFAULT_LOCAL_TMP, "fl_fleet.json")
         if not memory.exists():
-            problems, hosts = self._validate(task_vars)
+            problems, found = self._validate(task_vars)
             if problems:
                 count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
                 lines = [f"Nothing was done, because of {count}:", *(f"- {text}" for text in problems)]
                 return {**result, "failed": True, "msg": "\n".join(lines)}
-            memory.write_text(json.dumps(hosts))
-        return {**result, "hosts": json.loads(memory.read_text()), "_ansible_verbose_override": True}
+            memory.write_text(json.dumps(found))
+        return {**result, **json.loads(memory.read_text()), "_ansible_verbose_override": True}
 
     def _validate(self, task_vars):
-        """Return the problems, as sentences, and if there are none every host's variables."""
+        """Return the problems, as sentences, and if there are none what is known of the hosts."""
         role = self._task._role
         sys.path.insert(0, role._role_path)
         import fl_validator
-        from fl_validator import controller
+        from fl_validator import controller, deployed, values
         from fl_validator.read import read
 
         checkout = Path(role._role_path).parent.parent
@@ -42,5 +46,9 @@ class ActionModule(ActionBase):
         if problems:
             return problems, {}
         fleet = read(task_vars, role, self._loader)
-        problems = fl_validator.validate(fleet)
-        return problems, {} if problems else fl_validator.typed_values(fleet)
+        problems = fl_validator.validate(fleet, as_deployed=self._task.args.get("as_deployed", False))
+        if problems:
+            return problems, {}
+        return [], {
+            "hosts": values.typed_values(fleet), "overrides": deployed.overrides(fleet), "fixed": deployed.fixed(fleet)
+        }  # fmt: skip

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-PYTHONS = ((3, 10), (3, 12))
+PYTHONS = ((3, 11), (3, 12))  # as bootstrap.sh has it
 ANSIBLE = "2.16."
 
 
@@ -12,7 +12,7 @@ def problems(python: tuple[int, int], ansible: str, config_file: str | None, che
     found = []
     if not PYTHONS[0] <= python <= PYTHONS[1]:
         found.append(
-            f"Ansible runs on Python {python[0]}.{python[1]}, but Flowerbed needs 3.10, 3.11 or 3.12: "
+            f"Ansible runs on Python {python[0]}.{python[1]}, but Flowerbed needs 3.11 or 3.12: "
             "use the ansible-playbook in .venv, made with one of these."
         )
     if not ansible.startswith(ANSIBLE):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from .fleet import Fleet, Host, Problem
 
-LONGEST_SOCKET = "/supervisord.sock.12345"  # supervisor's first name for it, with its process id
+LONGEST_SOCKET = "/supervisord.sock.4194304"  # supervisor's first name for it, with its process id (see proc(5))
 SOCKET_BYTES = 107
 
 
@@ -22,14 +22,16 @@ def _shared(hosts: list[tuple[Host, str]], need: str) -> Iterator[Problem]:
 def homes(fleet: Fleet) -> Iterator[Problem]:
     """Each host has its own folder, whose path is absolute and short enough for a Unix socket in it."""
     yield from _shared([(host, "fl_home") for host in fleet.hosts], "its own folder")
+    longer = {}
     for host in fleet.hosts:
         home = str(host.values.get("fl_home", "/"))
-        length = len(os.fsencode(home)) + len(LONGEST_SOCKET)
         if not home.startswith("/"):
             yield Problem(host.name, "fl_home", f"is {home}, but must be an absolute path")
-        elif length > SOCKET_BYTES:
-            text = f"is {home}, {length - SOCKET_BYTES} bytes too long for Unix sockets: set a shorter fl_root"
-            yield Problem(host.name, "fl_home", text)
+        elif (excess := len(os.fsencode(home)) + len(LONGEST_SOCKET) - SOCKET_BYTES) > 0:
+            longer[host.name] = excess
+    for name in longer:
+        text = f"is {max(longer.values())} bytes too long for Unix sockets: set an fl_root that is so much shorter"
+        yield Problem(name, "fl_home", text)
 
 
 def ports(fleet: Fleet) -> Iterator[Problem]:

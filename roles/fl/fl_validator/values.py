@@ -86,6 +86,14 @@ def typed(value: Any, option: Mapping[str, Any] | None) -> Any:
     return value if converted is None else converted
 
 
+def typed_values(fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """Return every host's variables by name, of a fleet without problems, each with its proper type."""
+    return {
+        host.name: {name: typed(value, fleet.options.get(name)) for name, value in host.values.items()}
+        for host in fleet.hosts
+    }
+
+
 def types_and_limits(fleet: Fleet) -> Iterator[Problem]:
     """Every variable of a role has the type, the choice and the size that it must have."""
     for host in fleet.hosts:

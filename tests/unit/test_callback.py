@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,8 +11,8 @@ import pytest
 
 pytest.importorskip("ansible")
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "playbooks/callback_plugins/flowerbed_progress.py"
-spec = importlib.util.spec_from_file_location("flowerbed_progress", PLUGIN)
+PLUGIN = ROOT / "playbooks/callback_plugins/flowerbed.py"
+spec = importlib.util.spec_from_file_location("flowerbed_callback", PLUGIN)
 progress = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(progress)
 
@@ -51,6 +52,10 @@ def test_what_a_round_lacks_is_a_dash():
 
 def test_problem_and_end_are_their_messages():
     assert told({"event": "problem", "message": "rpi-1 sent NaN."}, {**ENDED}) == ["rpi-1 sent NaN.", "Done."]
+
+
+def test_why_a_run_failed_is_left_to_the_task_that_fails():
+    assert told({**ENDED, "status": "failed"}) == []
 
 
 def test_the_table_is_of_the_last_finished_round(tmp_path):
@@ -193,8 +198,37 @@ def test_in_a_playbook(playbook, tmp_path, code):
     assert "Done." in output and any(line.startswith("rpi-1 ") for line in output)
     assert f"metrics: {tmp_path}/runs/local/metrics.jsonl" in output
     assert not any("\x1b" in line or "WARNING" in line for line in output)
+    # The task's name, what the run says, the task's outcome.
+    task = output[output.index(next(line for line in output if line.startswith("TASK [Run the rounds]"))) :]
+    said = task.index("Done."), task.index(f"metrics: {tmp_path}/runs/local/metrics.jsonl")
+    assert said < (task.index("fatal: [a]: FAILED! => " if code else "changed: [a]"),)
 
 
 def test_check_mode_shows_nothing(playbook, tmp_path):
     done = subprocess.run([*playbook(), "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "round" not in done.stdout and "WARNING" not in done.stderr
+
+
+FAILING = """
+- name: Fail
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Fail alike
+      ansible.builtin.fail:
+        msg: "{{ 'Another cause.' if inventory_hostname == 'c' else inventory_hostname ~ ' died.' }}"
+      when: inventory_hostname != 'e'
+    - name: Fail alone
+      ansible.builtin.fail:
+        msg: e died.
+"""
+
+
+def test_a_failure_of_several_hosts_is_shown_once(tmp_path):
+    (tmp_path / "play.yml").write_text(FAILING)
+    command = [Path(sys.executable).parent / "ansible-playbook", tmp_path / "play.yml", "-i", "ha,hb,c,hd,e,"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("died.") == 2 and done.stdout.count("Another cause.") == 1
+    ((others, first),) = re.findall(r"fatal: \[(.*)\]: FAILED! => as on (.*)\n", done.stdout)
+    assert sorted([first, *others.split(", ")]) == ["ha", "hb", "hd"]
+    assert "fatal: [e]: FAILED! => " in done.stdout and done.stdout.count("failed=1") == 5

@@ -1,4 +1,4 @@
-"""Show the rounds of a run while they happen. See DOCUMENTATION for how a task asks for it."""
+"""Ansible's own output, with the rounds of a run while they happen. See DOCUMENTATION for how a task asks for it."""
 
 import json
 import math
@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
-from ansible.plugins.callback import CallbackBase
+from ansible.plugins.callback.default import CallbackModule as Default
 from ansible.template import Templar
 
 DOCUMENTATION = """
-    name: flowerbed_progress
-    type: aggregate
-    short_description: show the rounds of a run while they happen
+    name: flowerbed
+    type: stdout
+    short_description: the default output, with the rounds of a run while they happen
     description:
       - While a task runs that has the variable flowerbed_progress_file, the path of a run's metrics.jsonl (a template
         is fine), each event that the run adds to this file is shown as it is written. The file need not exist yet.
       - "For example: a task with vars: {flowerbed_progress_file: '{{ runs }}/metrics.jsonl'}."
       - When the run has ended, a table shows the last round by device, and where the model and the metrics are.
-      - Nothing is shown in check mode. Other tasks and their output are not touched.
+      - No rounds are shown in check mode.
+      - A failure that several hosts share (but for their names in it) is shown once, with the names of the others.
     requirements:
-      - enabled in ansible.cfg (callbacks_enabled)
+      - chosen in ansible.cfg (stdout_callback)
+    extends_documentation_fragment: [default_callback, result_format_callback]
 """
 
 VARIABLE = "flowerbed_progress_file"
@@ -118,9 +120,8 @@ class Story:
         elif kind == "problem":
             yield str(event.get("message", "")), constants.COLOR_WARN
         elif kind in ("run-ended", "task-ended"):
-            if kind == "run-ended":
-                failed = event.get("status") == "failed"
-                yield str(event.get("message", "")), constants.COLOR_ERROR if failed else constants.COLOR_OK
+            if kind == "run-ended" and event.get("status") != "failed":  # why, is said by the task that fails then
+                yield str(event.get("message", "")), constants.COLOR_OK
             yield from self._summary(file)
 
     def _round(self, event: Event) -> Line:
@@ -195,62 +196,95 @@ class Follower(threading.Thread):
                 continue
 
 
-class CallbackModule(CallbackBase):
-    """Follows the metrics of the task that asks for it."""
+class CallbackModule(Default):
+    """Follows the metrics of the task that asks for it, and says once what fails alike on several hosts."""
 
     CALLBACK_VERSION = 2.0
-    CALLBACK_TYPE = "aggregate"
-    CALLBACK_NAME = "flowerbed_progress"
-    CALLBACK_NEEDS_ENABLED = True
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "flowerbed"
 
-    def __init__(self, display: Any = None, options: Any = None) -> None:
-        super().__init__(display, options)
-        self._play: Any = None
-        self._task: str | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._following: str | None = None  # the task
         self._file = Path()
         self._story = Story()
         self._follower: Follower | None = None
+        self._failures: dict[str, list[str]] = {}  # of the task that runs: its hosts by message
 
-    def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Remember the play: a task's variables need it."""
-        self._play = play
+    # -- The rounds of a run ------------------------------------------------------------------------------------------
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Begin to follow, if the task asks for it."""
+        super().v2_runner_on_start(host, task)
         if VARIABLE not in task.vars or task.check_mode or self._follower:
             return
+        self._print_task_banner(task)
         manager = self._play.get_variable_manager()
         templar = Templar(manager._loader, variables=manager.get_vars(play=self._play, host=host, task=task))
-        self._file, self._task, self._story = Path(templar.template(task.vars[VARIABLE])), task._uuid, Story()
+        self._file, self._following, self._story = Path(templar.template(task.vars[VARIABLE])), task._uuid, Story()
         self._follower = Follower(self._file, self._show)
         self._follower.start()
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Show the end of what was followed."""
         self._finish(result)
+        super().v2_runner_on_ok(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Show the end of what was followed."""
+        """Show the end of what was followed, and a failure that is another than those of the hosts before."""
         self._finish(result)
+        host = result._host.get_name()
+        message = str(result._result.get("msg", "")).replace(host, "HOST")
+        alike = self._failures.setdefault(message, [])
+        alike.append(host)
+        if len(alike) == 1 or not message or ignore_errors:
+            super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Show the end of what was followed."""
         self._finish(result)
+        super().v2_runner_on_unreachable(result)
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         """Show the end of what was followed."""
         self._finish(result)
+        super().v2_runner_on_skipped(result)
 
     def _finish(self, result: Any) -> None:
-        if self._follower and result._task._uuid == self._task:
+        if self._follower and result._task._uuid == self._following:
             self._follower.stop()
             self._follower = None
             self._show({"event": "task-ended"})
 
     def _show(self, event: Event) -> None:
-        self._display_all(self._story.lines(event, self._file))
-
-    def _display_all(self, lines: Iterable[Line]) -> None:
-        for text, colour in lines:
+        for text, colour in self._story.lines(event, self._file):
             self._display.display(text, color=colour)
         sys.stdout.flush()  # a pipe would otherwise get it all at the end
+
+    # -- What fails alike, when its task has ended --------------------------------------------------------------------
+
+    def _task_start(self, task: Any, prefix: str | None = None) -> None:
+        self._end_failures()
+        super()._task_start(task, prefix)
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Begin another play."""
+        self._end_failures()
+        super().v2_playbook_on_play_start(play)
+
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """Say that all hosts have failed."""
+        self._end_failures()
+        super().v2_playbook_on_no_hosts_remaining()
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Show the recap."""
+        self._end_failures()
+        super().v2_playbook_on_stats(stats)
+
+    def _end_failures(self) -> None:
+        for message, (first, *others) in self._failures.items():
+            if others and message:
+                text = f"fatal: [{', '.join(others)}]: FAILED! => as on {first}"
+                self._display.display(text, color=constants.COLOR_ERROR)
+        self._failures = {}
