@@ -1,21 +1,10 @@
 """The life of a small fleet on the local inventory, through the playbooks its user calls."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from checkout import DEVICES, Checkout, until
+from checkout import DEVICES, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def garden() -> Iterator[Checkout]:
-    garden = Checkout()
-    try:
-        yield garden
-    finally:
-        garden.close()
 
 
 def test_a_check_on_a_clean_machine_leaves_nothing_behind(garden):
