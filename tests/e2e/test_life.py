@@ -2,22 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from checkout import DEVICES, HOSTS, Checkout, until
+from checkout import DEVICES, HOSTS, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def garden() -> Iterator[Checkout]:
-    garden = Checkout()
-    try:
-        yield garden
-    finally:
-        garden.close()
 
 
 def test_a_check_on_a_clean_machine_leaves_nothing_behind(garden):

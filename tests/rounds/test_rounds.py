@@ -275,3 +275,18 @@ def test_a_device_that_the_inventory_does_not_know_is_refused(garden, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_labels_that_the_model_has_no_place_for_end_the_run_and_do_no_harm(garden):
+    two_classes = {"shape": list(fleet.SHAPE), "classes": ["0", "1"]}
+    code, sentence = garden.run("labels", dataset=two_classes)
+    assert code == 1 and all(f"{device} gave no update" in sentence for device in garden.devices)
+    assert garden.events("labels", "round") == []
+    assert garden.run("after-labels")[0] == 0
+    assert garden.events("after-labels", "round")[0]["clients_answered"] == 3
+
+
+@pytest.mark.xfail(strict=True, reason="the sentence is torch's: IndexError: Target 3 is out of bounds.")
+def test_labels_that_the_model_has_no_place_for_are_told_in_plain_words(garden):
+    _, sentence = garden.run("wide", dataset={"shape": list(fleet.SHAPE), "classes": ["0", "1"]})
+    assert "label" in sentence and "Error" not in sentence and ".." not in sentence

@@ -1,33 +1,120 @@
-"""What the README tells its reader to call exists, and can be called."""
+"""What the README says is so: CI runs its commands, and its variables, sentences, paths and links exist."""
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PLAYBOOKS = sorted(set(re.findall(r"ansible-playbook (?:-i (\S+) )?(\S+\.yml)", README)))
+COMMANDS = [line for block in re.findall(r"(?s)```console\n(.*?)```", README) for line in block.splitlines()]
+INLINE = re.findall(r"`([^`\n]+)`", README)
+
+
+def table(header: str) -> list[list[str]]:
+    """Return the rows of the table whose header row begins with `header`."""
+    rows = README.split(f"| {header} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def code(cell: str) -> str:
+    assert cell.startswith("`") and cell.endswith("`"), cell
+    return cell[1:-1]
+
+
+def sources(*patterns: str) -> str:
+    """Return all the text of our own files, on one line."""
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return " ".join(" ".join(path.read_text().split()) for path in paths)
+
+
+def in_ci(command: str) -> bool:
+    """Whether .ci/run or an end-to-end test runs a command."""
+    program, *arguments = command.split()
+    if program == "make":
+        return re.search(rf"\b(?:step \w+|make) {arguments[0]}\b", (ROOT / ".ci/run").read_text()) is not None
+    tests = sources("tests/e2e/*.py")
+    if program == "ansible-playbook":
+        extra = re.findall(r"-e (\w+)=", command)
+        called = rf'(?:play|begin|fail)\("{arguments[0].removesuffix(".yml")}"'
+        return re.search(called, tests) is not None and all(f"{name}=" in tests for name in extra)
+    return False
+
+
+LAB = [command for command in COMMANDS if "-i inventory/lab" in command]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in LAB])
+def test_ci_runs_the_command(command):
+    assert in_ci(command)
+
+
+def test_commands_are_found():
+    assert {"make demo", "make test", "ansible-playbook deploy.yml"} <= set(COMMANDS) and len(LAB) >= 3
+    assert not in_ci("make clean") and not in_ci("ansible-playbook other.yml") and not in_ci("rm -r runs")
+
+
+@pytest.mark.parametrize("command", LAB)
+def test_the_labs_commands_can_be_called(command):
+    """There are no boards in CI: its playbooks are refused for the example addresses, and for nothing else."""
+    program, *arguments = command.split()
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True
+    )  # fmt: skip
+    if program == "ansible-playbook":
+        assert done.returncode != 0 and "because of 2 problems:" in done.stdout
+        assert done.stdout.count("is still an example") == 2
+    else:
+        assert done.returncode == 0 and "rpi-3" in done.stdout and "@jetson_4gb" in done.stdout
 
 
 def test_every_make_target_exists():
-    targets = set(re.findall(r"(?m)^make (\S+)$", README)) | set(re.findall(r"`make (\w+)`", README))
-    assert {"demo", "test", "help"} <= targets
+    targets = {command.split()[1] for command in INLINE + COMMANDS if command.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test", "stop", "help"} <= targets
     assert all(re.search(rf"(?m)^{target}:", makefile) for target in targets)
 
 
-@pytest.mark.parametrize(("inventory", "playbook"), PLAYBOOKS)
-def test_every_playbook_can_be_called(inventory, playbook):
-    given = ["-i", inventory] if inventory else []
-    command = ["ansible-playbook", "--syntax-check", *given, playbook]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
+def test_the_benchmark_can_be_called():
+    [command] = [command for command in INLINE if command.startswith("python ")]
+    program, *arguments = command.replace("PATH", "/nowhere").split()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert program == "python" and "--data /nowhere is not there" in done.stderr
 
 
-@pytest.mark.parametrize("inventory", ["local", "lab"])
-def test_an_inventory_can_be_read_as_a_graph(inventory):
-    command = ["ansible-inventory", "-i", f"inventory/{inventory}", "--graph"]
-    graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "@jetson_4gb" in graph and "rpi-3" in graph
+@pytest.mark.parametrize(("name", "default"), [(code(row[0]), code(row[1])) for row in table("variable")])
+def test_a_variable_has_this_default(name, default):
+    role = {"fl": "fl", "dataset": "dataset"}[name.partition("_")[0]]
+    specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
+    assert name in specs["argument_specs"]["variables"]["options"]
+    value = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())[name]
+    if isinstance(value, str):
+        value = value.replace("{{ fl_checkout }}/", "")
+    assert value == yaml.safe_load(default)
+
+
+def test_every_other_variable_exists():
+    options = sources("roles/*/meta/argument_specs.yml")
+    names = set(re.findall(r"\b(?:fl|dataset)_[a-z_]+\b(?!/)", README)) - {"fl_app"}
+    assert len(names) > 15
+    assert [name for name in sorted(names) if f"{name}:" not in options] == []
+
+
+@pytest.mark.parametrize("sentence", [code(row[0]) for row in table("it says")])
+def test_something_says_this(sentence):
+    # "Target … is out of bounds" is torch's.
+    said = sources("fl_app/**/*.py", "roles/**/*.py", "roles/**/*.yml") + " Target is out of bounds"
+    parts = [part.strip() for part in sentence.split("…")]
+    assert all(part in said for part in parts), parts
+
+
+def test_links_and_paths_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+    ours = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir())
+    made = (".flowerbed/", "runs/")
+    paths = [path for path in INLINE if path.startswith(ours) and not path.startswith(made) and " " not in path]
+    assert {"CONTRIBUTING.md", "docs/architecture.svg"} <= set(links) and len(paths) > 4
+    assert [path for path in links + paths if not list(ROOT.glob(path))] == []

@@ -1,0 +1,16 @@
+"""What the end-to-end tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+from checkout import Checkout
+
+
+@pytest.fixture(scope="module")
+def garden() -> Iterator[Checkout]:
+    """A checkout of the module's own; nothing is deployed yet."""
+    garden = Checkout()
+    try:
+        yield garden
+    finally:
+        garden.close()

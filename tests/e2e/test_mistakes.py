@@ -1,0 +1,141 @@
+"""Mistakes: each ends in one sentence that says what is wrong, and afterwards the fleet works."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkout import DEVICES, Checkout
+
+import images
+
+pytestmark = pytest.mark.e2e
+
+ON_DEVICE = {"dataset_name": "device", "dataset_device_path": "photos"}
+PHOTOS = {"fl_config": {"channels": 3, "classes": 2}}  # what data on a device does not tell the server
+
+
+def refused(garden: Checkout, playbook: str, **extra) -> str:
+    """Return what a playbook said, which failed once."""
+    words = garden.fail(playbook, **extra)
+    assert words.count("FAILED!") == 1, words
+    return words
+
+
+def test_weights_and_a_task_that_make_no_sense_are_refused_before_anything_happens(garden):
+    garden.play("deploy")
+    before = garden.programs()
+    (garden.folder / "half_task.py").write_text("def build_model(c): ...\ndef train(m, d, c): ...\nload_data = print\n")
+    mistakes = [
+        ({"fl_weight": -1}, "fl_weight on the command line is -1, but must be examples, uniform or a number"),
+        ({"fl_weight": 0}, "fl_weight on the command line is 0 for every device: give at least one"),
+        ({"fl_task": "half_task.py"}, "fl_task on the command line is half_task.py, which lacks evaluate:"),
+    ]
+    for extra, sentence in mistakes:
+        for playbook in ("deploy", "run_round"):
+            assert f"because of 1 problem: - {sentence}" in refused(garden, playbook, **extra)
+    garden.set_variables("rpi", fl_weight=0.5)
+    try:
+        words = refused(garden, "run_round")
+    finally:
+        garden.set_variables("rpi")
+    assert "rpi-1: fl_weight in inventory/local/group_vars/rpi.yml:3 gives a number, while" in words
+    assert garden.programs() == before
+    garden.check("after-refusals")
+
+
+def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = refused(garden, "deploy", fl_server_port=port)
+    assert f"port {port} is in use by process {os.getpid()} (" in words and "run deploy.yml again" in words
+    garden.play("deploy")
+    garden.check("after-port")
+
+
+def test_a_task_that_fails_while_it_trains_is_told_for_every_device(garden):
+    garden.play("deploy")
+    words = refused(garden, "run_round", experiment="broken", fl_config={"fail": True})
+    for device in DEVICES:
+        assert f"{device} gave no update: train of the task failed: RuntimeError: the sensor is unplugged" in words
+    assert garden.rounds("broken") == []
+    assert "test_task.py" not in words and "task.py" in (garden.folder / "runs/broken/logs/run.log").read_text()
+    garden.check("broken")
+
+
+def test_a_corrupt_image_is_named_and_the_fleet_stays_as_it_was(garden):
+    garden.play("deploy")
+    images.write(garden.folder / "photos", ["cat", "dog"], 20)
+    folder = {"dataset_name": "folder", "dataset_path": "photos"}
+    picture = garden.folder / "photos/cat/3.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:40])
+    assert f"cat/3.png in {garden.folder}/photos cannot be read as an image" in refused(garden, "deploy", **folder)
+    garden.check("before-photos")
+    picture.write_bytes(whole)
+    garden.play("deploy", **folder)
+    garden.check("photos", **folder)
+
+
+def place_photos(garden: Checkout) -> None:
+    """Lay data on every device: rpi-1 has dogs only."""
+    for device in DEVICES:
+        folder = garden.home(device) / "photos"
+        shutil.rmtree(folder, ignore_errors=True)
+        images.write(folder, ["dog"] if device == "rpi-1" else ["cat", "dog"], 10)
+        (folder / "classes.txt").write_text("cat\ndog\n")
+
+
+def test_data_that_lies_on_the_devices(garden):
+    place_photos(garden)
+    images.write(garden.folder / "testset/test", ["cat", "dog"], 5)
+    data = {**ON_DEVICE, "dataset_path": str(garden.folder / "testset")}
+    garden.play("deploy", **data)
+    words = refused(garden, "run_round", experiment="too-few-classes", **data, fl_config={"channels": 3, "classes": 1})
+    assert all(f"{device} gave no update:" in words for device in DEVICES)
+    garden.check("on-device", **data, **PHOTOS)
+    said = {event["device"]: event for event in garden.events("on-device", "device")}
+    assert [(said[device]["examples"], said[device]["heldout_examples"]) for device in DEVICES] == [
+        (9, 1), (18, 2), (18, 2)
+    ]  # fmt: skip
+    assert garden.events("on-device", "round")[0]["accuracy"] is not None
+
+
+def test_a_missing_or_empty_data_folder_is_told_by_each_device(garden):
+    for device in DEVICES[:2]:
+        shutil.rmtree(garden.home(device) / "elsewhere", ignore_errors=True)
+    (garden.home("rpi-1") / "elsewhere").mkdir(parents=True)
+    words = garden.fail("deploy", dataset_name="device", dataset_device_path="elsewhere")
+    assert "The trainer of rpi-1 is not ready: elsewhere holds no images: images belong in <class>/" in words
+    assert "The trainer of jetson-2gb-1 is not ready: the data folder elsewhere is missing" in words
+    garden.play("deploy")
+    garden.check("after-no-data")
+
+
+@pytest.mark.xfail(strict=True, reason="deploy.yml does not restart a trainer whose data was put right")
+def test_data_that_was_put_right_is_read_by_the_next_deployment(garden):
+    for device in DEVICES:
+        shutil.rmtree(garden.home(device) / "photos", ignore_errors=True)
+    garden.fail("deploy", **ON_DEVICE)
+    place_photos(garden)
+    garden.play("deploy", **ON_DEVICE)
+
+
+@pytest.mark.xfail(strict=True, reason="dataset_path is taken from the server's fl_home with dataset_name device")
+def test_a_relative_path_of_the_test_set_starts_at_the_checkout(garden):
+    words = garden.play("deploy", "--check", "--diff", **ON_DEVICE, dataset_path="testset").words
+    assert f'"data": "{garden.folder}/testset"' in words
+
+
+@pytest.mark.xfail(strict=True, reason="deploy.yml and reset.yml remove a device's own data from fl_home/data")
+def test_a_devices_own_data_is_never_removed(garden):
+    garden.play("playbooks/reset", confirm=True)
+    mine: list[Path] = [garden.home(device) / "data/train.npz" for device in DEVICES]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        np.savez(path, x=np.zeros((4, 8, 8, 1), np.uint8), y=np.array([0, 1, 0, 1]))
+    garden.play("deploy", dataset_name="device")
+    garden.play("playbooks/reset", confirm=True, dataset_name="device")
+    assert all(path.exists() for path in mine)

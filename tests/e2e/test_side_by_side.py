@@ -1,0 +1,23 @@
+"""Two checkouts on one machine."""
+
+import contextlib
+
+import pytest
+from checkout import Checkout
+
+pytestmark = pytest.mark.e2e
+
+
+def test_two_checkouts_deployed_and_run_at_the_same_time():
+    with contextlib.ExitStack() as stack:
+        gardens = []
+        for _ in range(2):
+            gardens.append(Checkout({"rpi": "rpi-1"}))
+            stack.callback(gardens[-1].close)
+        for playbook in ("deploy", "run_round"):
+            for playing in [garden.begin(playbook) for garden in gardens]:
+                played = playing.end()
+                assert played.status == 0, played.text
+        assert [garden.rounds("local") for garden in gardens] == [[1], [1]]
+        ports = {(garden.home("server") / "server.json").read_text() for garden in gardens}
+        assert len(ports) == 2

@@ -1,0 +1,68 @@
+"""Runs on Flower's deployment engine, of which parts are killed, and which are interrupted."""
+
+import os
+import socket
+
+import pytest
+from checkout import DEVICES, Checkout, Playing, until
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def on_superlink(garden):
+    garden.set_variables(fl_link="superlink")
+
+
+def wait_for_training(garden: Checkout, running: Playing) -> None:
+    until(lambda: garden.busy() == DEVICES or running.process.poll() is not None, 90, "training on all devices")
+    assert running.process.poll() is None, running.text
+
+
+def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = garden.fail("deploy", fl_server_port=port)
+    assert f"port {port} is in use by process {os.getpid()} (" in words and "run deploy.yml again" in words
+    garden.play("deploy")
+
+
+def test_a_supernode_and_a_superlink_killed_in_the_middle_of_a_run(garden):
+    garden.play("deploy")
+    hold = garden.folder / "hold"
+    hold.touch()
+    running = garden.begin("run_round", experiment="killed", rounds=2, fl_config={"hold": str(hold)})
+    wait_for_training(garden, running)
+    garden.kill("rpi-1", "client")
+    hold.unlink()
+    until(lambda: not garden.busy(), 30, "round 1 to be trained")
+    hold.touch()
+    until(lambda: garden.rounds("killed") == [1], 150, "round 1 without rpi-1")  # Flower notices it after a minute
+
+    wait_for_training(garden, running)
+    garden.kill("server", "server")
+    played = running.end()
+    assert played.status != 0 and "did not finish the run" in played.words and "run again to go on" in played.words
+    until(lambda: not garden.busy(), 60, "the devices to stop")
+    assert garden.rounds("killed") == [1]
+
+    garden.run("killed", 1)
+    assert garden.rounds("killed") == [1, 2]
+    assert [event["clients_answered"] for event in garden.events("killed", "round")] == [2, 3]
+    assert [problem["device"] for problem in garden.events("killed", "problem")] == ["rpi-1"]
+
+
+def test_ctrl_c_stops_the_training_on_all_devices_and_finished_rounds_stay(garden):
+    garden.play("deploy")
+    hold = garden.folder / "hold"
+    hold.unlink(missing_ok=True)
+    running = garden.begin("run_round", experiment="interrupted", rounds=2, fl_config={"hold": str(hold)})
+    until(lambda: garden.rounds("interrupted") == [1], 90, "round 1")
+    hold.touch()
+    wait_for_training(garden, running)
+    running.press_ctrl_c()
+    until(lambda: not garden.busy(), 30, "the devices to stop")
+    running.end()
+    assert garden.rounds("interrupted") == [1]
+    garden.run("interrupted", 1)
+    assert garden.rounds("interrupted") == [1, 2]
