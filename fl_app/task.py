@@ -56,6 +56,7 @@ def train(model, data, config):
     """Train `model` in place for `config["local_epochs"]` epochs; return the mean loss and the accuracy."""
     device = next(model.parameters()).device
     images, labels = (tensor.to(device) for tensor in data.tensors)
+    _check_labels(labels, config)
     batch_size, mu = int(config["batch_size"]), float(config.get("proximal_mu", 0))
     optimizer = torch.optim.Adam(model.parameters(), lr=float(config["learning_rate"]))
     start = [parameter.detach().clone() for parameter in model.parameters()] if mu else []
@@ -79,9 +80,17 @@ def train(model, data, config):
     return {"loss": total / max(seen, 1), "accuracy": correct / max(seen, 1)}
 
 
+def _check_labels(labels, config):
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < int(config["classes"]):
+            raise ValueError("a label is %d, but the model has %s classes, from 0: do the data and fl_config agree?"
+                             % (label, config["classes"]))  # fmt: skip
+
+
 def evaluate(model, data, config):
     """Return the mean cross-entropy loss and the accuracy (0..1) of `model` on `data`."""
     device = next(model.parameters()).device
+    _check_labels(data.tensors[1], config)
     model.eval()
     total, correct = 0.0, 0
     with torch.no_grad():

@@ -114,7 +114,6 @@ def test_a_missing_or_empty_data_folder_is_told_by_each_device(garden):
     garden.check("after-no-data")
 
 
-@pytest.mark.xfail(strict=True, reason="deploy.yml does not restart a trainer whose data was put right")
 def test_data_that_was_put_right_is_read_by_the_next_deployment(garden):
     for device in DEVICES:
         shutil.rmtree(garden.home(device) / "photos", ignore_errors=True)
@@ -123,13 +122,11 @@ def test_data_that_was_put_right_is_read_by_the_next_deployment(garden):
     garden.play("deploy", **ON_DEVICE)
 
 
-@pytest.mark.xfail(strict=True, reason="dataset_path is taken from the server's fl_home with dataset_name device")
 def test_a_relative_path_of_the_test_set_starts_at_the_checkout(garden):
     words = garden.play("deploy", "--check", "--diff", **ON_DEVICE, dataset_path="testset").words
     assert f'"data": "{garden.folder}/testset"' in words
 
 
-@pytest.mark.xfail(strict=True, reason="deploy.yml and reset.yml remove a device's own data from fl_home/data")
 def test_a_devices_own_data_is_never_removed(garden):
     garden.play("playbooks/reset", confirm=True)
     mine: list[Path] = [garden.home(device) / "data/train.npz" for device in DEVICES]

@@ -286,7 +286,6 @@ def test_labels_that_the_model_has_no_place_for_end_the_run_and_do_no_harm(garde
     assert garden.events("after-labels", "round")[0]["clients_answered"] == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the sentence is torch's: IndexError: Target 3 is out of bounds.")
 def test_labels_that_the_model_has_no_place_for_are_told_in_plain_words(garden):
     _, sentence = garden.run("wide", dataset={"shape": list(fleet.SHAPE), "classes": ["0", "1"]})
     assert "label" in sentence and "Error" not in sentence and ".." not in sentence

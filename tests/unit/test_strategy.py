@@ -122,7 +122,6 @@ def test_a_strategy_that_wants_more_devices_than_there_are_does_not_wait_for_eve
         Aggregation("FedAvg", {"min_train_nodes": 5}, BUFFERS).choose("train", 1, state(9), [0, 1], 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the inventory's check lets strategies pass that the run then refuses")
 def test_the_inventory_may_name_what_a_run_can_use():
     specs = yaml.safe_load((Path(__file__).parents[2] / "roles/fl/meta/argument_specs.yml").read_text())
     assert specs["argument_specs"]["variables"]["options"]["fl_strategy"]["choices"] == names()

@@ -120,7 +120,7 @@ def _places(path, names):
 
 def _stack(path, names, content, size):
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise DatasetError("%s holds images, which only Pillow can read: install it there" % path) from error
     arrays = []
@@ -129,6 +129,9 @@ def _stack(path, names, content, size):
             image = Image.open(io.BytesIO(content(name)))
             image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
             arrays.append(np.asarray(image.resize(size[::-1], Image.BILINEAR) if size else image))
+        except UnidentifiedImageError as error:
+            raise DatasetError("%s in %s cannot be read as an image (damaged, or of no kind that Pillow knows)"
+                               % (name, path)) from error  # fmt: skip
         except Exception as error:  # Pillow raises many kinds on a damaged file
             raise DatasetError("%s in %s cannot be read as an image (%s)" % (name, path, error)) from error
         if arrays[-1].shape[:2] != arrays[0].shape[:2]:

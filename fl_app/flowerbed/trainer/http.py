@@ -59,7 +59,10 @@ class Handler(BaseHTTPRequestHandler):
         """Answer /health."""
         if self.path != "/health":
             return self._answer(404, {"error": "there is no %s here; GET /health is" % self.path})
-        return self._answer(200, self.server.worker.health(self.server.jobs.busy))
+        worker, jobs = self.server.worker, self.server.jobs
+        if worker.try_again():
+            jobs.submit(worker.warm_up)
+        return self._answer(200, worker.health(jobs.busy))
 
     def do_POST(self):
         """Answer /initial, /train and /evaluate."""
@@ -88,7 +91,10 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(200, body, metrics)
         if isinstance(job.error, (Refused, TensorError)):
             return self._answer(409 if isinstance(job.error, Refused) else 400, {"error": str(job.error)})
-        sentence = "%s of the task failed: %s: %s" % (name, type(job.error).__name__, job.error)
+        kind = (
+            "" if type(job.error) is ValueError else type(job.error).__name__ + ": "
+        )  # that one is a sentence already
+        sentence = "%s of the task failed: %s%s" % (name, kind, job.error)
         return self._answer(500, {"error": sentence, "trace": job.trace.strip().splitlines()[-12:]})
 
     def _read(self):

@@ -14,6 +14,8 @@ from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
 
+RETRY_SECONDS = 5
+
 
 class Refused(ValueError):
     """A request that cannot be served; the message is a sentence that says why."""
@@ -31,10 +33,18 @@ class Worker:
         self.name = config["name"]
         self.ready = False
         self.problem = None
+        self._tried = 0.0
         self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
         self.train_data = self.heldout_data = None
         self.slots = Slots(config.get("slots"), int(config.get("threads", 1)))
         self._torch = self._task = self._device = self._model = self._model_config = None
+
+    def try_again(self):
+        """Return whether it is time to warm up anew: what was wrong may have been put right since."""
+        if not self.problem or time.time() < self._tried + RETRY_SECONDS:
+            return False
+        self.problem = None
+        return True
 
     def warm_up(self):
         """Import torch, load the task and the data. On failure `problem` says why, and the trainer stays up."""
@@ -59,6 +69,7 @@ class Worker:
             self.problem = str(error)
         except (Exception, SystemExit) as error:
             self.problem = "load_data of the task failed: %s: %s" % (type(error).__name__, error)
+        self._tried = time.time()
 
     def health(self, busy):
         """Return what the trainer is and has, as a dict for JSON."""
