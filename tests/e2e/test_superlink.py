@@ -27,7 +27,7 @@ def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
     garden.play("deploy")
 
 
-def test_a_supernode_and_a_superlink_killed_in_the_middle_of_a_run(garden):
+def test_a_supernode_killed_then_the_superlink_then_ctrl_c_and_no_finished_round_is_lost(garden):
     garden.play("deploy")
     hold = garden.folder / "hold"
     hold.touch()
@@ -46,23 +46,14 @@ def test_a_supernode_and_a_superlink_killed_in_the_middle_of_a_run(garden):
     until(lambda: not garden.busy(), 60, "the devices to stop")
     assert garden.rounds("killed") == [1]
 
+    running = garden.begin("run_round", experiment="killed", fl_config={"hold": str(hold)})
+    wait_for_training(garden, running)
+    running.press_ctrl_c()
+    until(lambda: not garden.busy(), 60, "the devices to stop")
+    running.end()
+    assert garden.rounds("killed") == [1]
+
     garden.run("killed", 1)
     assert garden.rounds("killed") == [1, 2]
     assert [event["clients_answered"] for event in garden.events("killed", "round")] == [2, 3]
     assert [problem["device"] for problem in garden.events("killed", "problem")] == ["rpi-1"]
-
-
-def test_ctrl_c_stops_the_training_on_all_devices_and_finished_rounds_stay(garden):
-    garden.play("deploy")
-    hold = garden.folder / "hold"
-    hold.unlink(missing_ok=True)
-    running = garden.begin("run_round", experiment="interrupted", rounds=2, fl_config={"hold": str(hold)})
-    until(lambda: garden.rounds("interrupted") == [1], 90, "round 1")
-    hold.touch()
-    wait_for_training(garden, running)
-    running.press_ctrl_c()
-    until(lambda: not garden.busy(), 30, "the devices to stop")
-    running.end()
-    assert garden.rounds("interrupted") == [1]
-    garden.run("interrupted", 1)
-    assert garden.rounds("interrupted") == [1, 2]
