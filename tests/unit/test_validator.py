@@ -240,7 +240,7 @@ def test_docker_is_for_later():
     boards = [remote("a", "10.0.0.2", fl_runtime="docker"), remote("b", "10.0.0.3", fl_runtime="docker")]
     assert only(fleet(*boards, servers=[host("server", fl_listen="0.0.0.0")])) == (
         f"a and b: fl_runtime in {FILE}:3 is docker, which comes with Flowerbed's next version: today, boards with "
-        "Python 3.11 or newer work over SSH, with fl_runtime: process and their own fl_python."
+        "Python 3.10 or newer work over SSH, with fl_runtime: process and their own fl_python."
     )
 
 
@@ -248,7 +248,15 @@ def test_a_board_needs_a_python_of_its_own():
     board = remote("a", "10.0.0.2")
     board.given.discard("fl_python")
     found = only(fleet(board, servers=[host("server", fl_listen="0.0.0.0")]))
-    assert found.startswith(f"a: fl_python in {FILE}:3 is this machine's: give the board's, 3.11 or newer")
+    assert found.startswith(f"a: fl_python in {FILE}:3 is this machine's: give the board's, 3.10 or newer")
+
+
+def test_the_superlink_needs_a_newer_python(monkeypatch):
+    link = {"fl_link": "superlink"}
+    good = fleet(device("a", **link), servers=[host("server", **link)])
+    assert validate(good) == []
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    assert only(good).startswith(f"server: fl_link in {FILE}:3 is superlink, which needs Python 3.11 or 3.12")
 
 
 def task(tmp_path, text):
@@ -303,7 +311,7 @@ def test_types_are_restored():
 
 
 @pytest.mark.parametrize(("python", "ansible", "words"), [
-    ((3, 10), "2.16.19", ["Python 3.10", "3.11 or 3.12"]),
+    ((3, 9), "2.16.19", ["Python 3.9", "3.11 or 3.12"]),
     ((3, 13), "2.16.19", ["Python 3.13"]),
     ((3, 12), "2.17.1", ["ansible-core 2.17.1", "2.16.x"]),
     ((3, 11), "2.16.0", []),

@@ -35,8 +35,9 @@ def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
             message = work.all_rounds()
     except Exception as error:
         status = "stopped" if isinstance(error, RunStopped) else "failed"
-        foreseen = isinstance(error, (RunFailed, RunStopped, OSError))
-        message = str(error) if foreseen else f"Flowerbed did not foresee this: {type(error).__name__}: {error}"
+        message = str(error) or "stopped before its first round"
+        if not isinstance(error, (RunFailed, RunStopped, OSError)):
+            message = f"Flowerbed did not foresee this: {type(error).__name__}: {error}"
         with contextlib.suppress(OSError):  # its disk may be what failed
             experiment.events.record({"event": "run-ended", "status": status, "message": message})
         raise

@@ -46,8 +46,9 @@ def problems(weights: Mapping[str, object]) -> list[tuple[str | None, str]]:
         if kinds == set(RULES):
             few, has = [device for device, value in parsed.items() if value == "uniform"], "the rule uniform"
             rest = [device for device in parsed if device not in few]
-        found += [(device, f"gives {has}, while {', '.join(rest[:3])}{' and others' if len(rest) > 3 else ''} do otherwise: "
-                           "give every device a number, or none") for device in few]  # fmt: skip
+        otherwise = ", ".join(rest[:3]) + (" and others" if len(rest) > 3 else "")
+        sentence = f"gives {has}, while {otherwise} do otherwise: give every device a number, or none"
+        found += [(device, sentence) for device in few]
     elif kinds == {"number"} and not any(parsed.values()):
         found.append((None, "is 0 for every device: give at least one device a weight above 0"))
     return found

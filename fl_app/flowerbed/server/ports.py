@@ -8,8 +8,11 @@ from pathlib import Path
 _LISTEN = "0A"
 
 
-def problem(address: str) -> str | None:
-    """Return why `address` (host:port) can't be listened on, as a sentence's end, or None if it can."""
+def problem(address: str, variable: str = "fl_server_port") -> str | None:
+    """Return why `address` (host:port) can't be listened on, as a sentence's end, or None if it can.
+
+    `variable` is where its port was chosen.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_server(
@@ -20,10 +23,10 @@ def problem(address: str) -> str | None:
         if (error.errno or 0) < 0:  # a gaierror's, which create_server makes an OSError of
             return f"{host} is not a name this machine knows; set fl_listen to one of its addresses, or to 0.0.0.0"
         if error.errno == errno.EADDRINUSE:
-            return f"port {port} is in use by {holder(int(port))}; stop it, or choose another fl_server_port"
+            return f"port {port} is in use by {holder(int(port))}; stop it, or choose another {variable}"
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{host} is not an address of this machine; set fl_listen to one that is, or to 0.0.0.0"
-        return f"{os.strerror(error.errno or 0)}; choose another fl_server_port or fl_listen"
+        return f"{os.strerror(error.errno or 0)}; choose another {variable} or fl_listen"
     except (ValueError, OverflowError):
         return "that is not host:port"
 
@@ -49,5 +52,5 @@ def holder(port: int) -> str:
 if __name__ == "__main__":
     import sys
 
-    wrong = problem(sys.argv[1])
-    sys.exit(f"the server cannot listen on {sys.argv[1]}: {wrong}" if wrong else 0)
+    wrong = problem(*sys.argv[1:])
+    sys.exit(f"it is not possible to listen on {sys.argv[1]}: {wrong}" if wrong else 0)

@@ -13,7 +13,7 @@ from .worker import Refused
 
 MAX_BODY = 1 << 30
 READ_SECONDS = 60
-_JOBS = ("initial", "train", "evaluate")
+_JOBS = {"initial": "build_model", "train": "train", "evaluate": "evaluate"}  # and the task's function for each
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -91,10 +91,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(200, body, metrics)
         if isinstance(job.error, (Refused, TensorError)):
             return self._answer(409 if isinstance(job.error, Refused) else 400, {"error": str(job.error)})
-        kind = (
-            "" if type(job.error) is ValueError else type(job.error).__name__ + ": "
-        )  # that one is a sentence already
-        sentence = "%s of the task failed: %s%s" % (name, kind, job.error)
+        # A task's own ValueError is taken to be a sentence.
+        kind = "" if type(job.error) is ValueError else type(job.error).__name__ + ": "
+        sentence = "%s of the task failed: %s%s" % (_JOBS[name], kind, str(job.error).rstrip("."))
         return self._answer(500, {"error": sentence, "trace": job.trace.strip().splitlines()[-12:]})
 
     def _read(self):

@@ -9,7 +9,7 @@ CHECKS = (
     names.unknown, names.undefined,
     values.types_and_limits, values.weights, values.same_everywhere,
     addresses.server_in_reach, addresses.server_listens, addresses.examples, addresses.boards,
-    runtime.docker, runtime.python, places.homes, places.ports,
+    runtime.docker, runtime.python, runtime.superlink, places.homes, places.ports,
     run.task, run.min_clients, run.experiment, run.rounds,
 )  # fmt: skip
 
