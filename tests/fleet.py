@@ -61,7 +61,11 @@ class Fleet:
                 f"d{index}/client.json", {"name": f"d{index}", "server": self.address, "trainer": "trainer.sock"}
             )
         self._write("server/server.json", {"address": self.address, "control": "control.sock", "devices": self.devices})
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def _write(self, name: str, content: dict) -> None:
         (self.folder / name).write_text(json.dumps(content))
