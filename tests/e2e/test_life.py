@@ -83,7 +83,7 @@ def test_a_failure_of_all_trainers_is_said_once(garden):
 def test_a_python_that_does_not_do_is_said_before_anything_changes(garden):
     before = garden.programs()
     words = garden.fail("deploy", "--limit", "localhost,rpi-1", fl_python="/nowhere/python")
-    assert "rpi-1: fl_python is /nowhere/python, which cannot be run: give a Python 3.11 or newer that has" in words
+    assert "rpi-1: fl_python is /nowhere/python, which cannot be run: give a Python 3.10 or newer that has" in words
     assert garden.programs() == before
 
 
