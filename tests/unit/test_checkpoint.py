@@ -1,8 +1,10 @@
 """A checkpoint's file: all of it or none, and the newest whole one is found."""
 
+import contextlib
 import json
 import os
 import resource
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,12 +22,15 @@ def made(number: int, size: int = 50) -> Checkpoint:
     )
 
 
-@pytest.fixture
-def file_limit():
-    """Lend a function that limits the size of the files this process writes: beyond it, the disk is full."""
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Limit the size of the files this process writes, pytest's own output too: beyond it, the disk is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -59,20 +64,18 @@ def test_a_folder_without_checkpoints_has_none(tmp_path):
     assert checkpoints.newest(tmp_path / "missing") == (None, [])
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, file_limit):
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "model.safetensors"
     write_atomically(path, b"old" * 100)
-    file_limit(1000)
-    with pytest.raises(OSError):
+    with file_limit(1000), pytest.raises(OSError):
         write_atomically(path, b"new" * 1000)
     assert path.read_bytes() == b"old" * 100
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
-def test_a_save_that_fails_leaves_the_round_before(tmp_path, file_limit):
+def test_a_save_that_fails_leaves_the_round_before(tmp_path):
     checkpoints.save(tmp_path, made(1))
-    file_limit(2000)
-    with pytest.raises(OSError):
+    with file_limit(2000), pytest.raises(OSError):
         checkpoints.save(tmp_path, made(2, size=5000))
     found, problems = checkpoints.newest(tmp_path)
     assert (found.round, problems) == (1, [])
