@@ -48,6 +48,7 @@ class Worker:
 
     def warm_up(self):
         """Import torch, load the task and the data. On failure `problem` says why, and the trainer stays up."""
+        self._tried = float("inf")  # until it has been
         try:
             import torch
 
