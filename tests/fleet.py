@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from flowerbed.trainer.task import task_hash
 APP = Path(__file__).parents[1] / "fl_app"
 TASK = APP / "task.py"
 SHAPE, CLASSES = (8, 8, 1), 4
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(APP)}
 
 
 def shard(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +46,26 @@ def wait_until(condition, seconds: float, what: str):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.05)
     return value
+
+
+def start(program: str, config: Path, python: str = sys.executable) -> subprocess.Popen:
+    """Start one of Flowerbed's programs in the folder of its configuration, beside which it logs."""
+    with open(config.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [python, "-m", f"flowerbed.{program}", str(config)],
+            cwd=config.parent, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(program: str, config: Path, python: str = sys.executable) -> Iterator[subprocess.Popen]:
+    """Start a program; kill it in the end."""
+    process = start(program, config, python)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Fleet:
@@ -82,18 +104,10 @@ class Fleet:
         for host in ["server", *self.devices]:
             for part in ("trainer", "server" if host == "server" else "client"):
                 if (host, part) not in self.processes or self.processes[host, part].poll() is not None:
-                    self.processes[host, part] = self._start(host, part)
+                    self.processes[host, part] = start(part, self.folder / host / f"{part}.json")
         for host in ["server", *self.devices]:
             self.trainer(host).wait_ready(120)
         control.status(str(self.folder / "server/control.sock"), self.devices, 30)
-
-    def _start(self, host: str, part: str) -> subprocess.Popen:
-        with open(self.folder / host / f"{part}.log", "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"flowerbed.{part}", f"{part}.json"],
-                cwd=self.folder / host, env={**os.environ, "PYTHONPATH": str(APP)}, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
 
     def trainer(self, host: str) -> Trainer:
         return Trainer(str(self.folder / host / "trainer.sock"))
@@ -119,7 +133,7 @@ class Fleet:
         run.write_text(json.dumps(self.config(experiment, **changes)))
         return subprocess.Popen(
             [sys.executable, "-m", "flowerbed.run", str(run)],
-            env={**os.environ, "PYTHONPATH": str(APP)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, experiment: str, **changes) -> tuple[int, str]:

@@ -1,8 +1,6 @@
 """The client and its server, without any trainer: they find each other again and again, and say little about it."""
 
-import contextlib
 import json
-import os
 import signal
 import socketserver
 import subprocess
@@ -19,8 +17,6 @@ import fleet
 from flowerbed.client.trainer import Trainer, TrainerError
 from flowerbed.server import control
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(fleet.APP)}
-
 
 class Pair:
     """A server that knows `d0` and `d1`, and programs in the same folder; each logs to `<name>.log`."""
@@ -36,18 +32,8 @@ class Pair:
     def client(self, name: str) -> None:
         self.write(f"{name}.json", {"name": name, "server": self.address, "trainer": "trainer.sock"})
 
-    @contextlib.contextmanager
     def running(self, program: str, config: str):
-        with open(self.folder / f"{config}.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"flowerbed.{program}", f"{config}.json"],
-                cwd=self.folder, env=ENVIRONMENT, stdout=log, stderr=log,
-            )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        return fleet.running(program, self.folder / f"{config}.json")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -63,7 +49,7 @@ def pair(tmp_path):
 
 def ask(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "flowerbed.status", *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True,
+        [sys.executable, "-m", "flowerbed.status", *arguments], cwd=folder, env=fleet.ENVIRONMENT, capture_output=True,
         text=True, timeout=60,
     )  # fmt: skip
 
@@ -158,7 +144,7 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence_with_the_file_s_nam
     if content is not None:
         (tmp_path / "broken.json").write_text(content)
     done = subprocess.run(
-        [sys.executable, "-m", f"flowerbed.{program}", "broken.json"], cwd=tmp_path, env=ENVIRONMENT,
+        [sys.executable, "-m", f"flowerbed.{program}", "broken.json"], cwd=tmp_path, env=fleet.ENVIRONMENT,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
@@ -169,7 +155,7 @@ def test_a_port_in_use_ends_the_server_with_the_name_of_its_holder(pair):
     with pair.running("server", "server") as first:
         pair.status(wait=30, devices=())
         done = subprocess.run(
-            [sys.executable, "-m", "flowerbed.server", "server.json"], cwd=pair.folder, env=ENVIRONMENT,
+            [sys.executable, "-m", "flowerbed.server", "server.json"], cwd=pair.folder, env=fleet.ENVIRONMENT,
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 1
@@ -186,7 +172,7 @@ def test_a_run_without_a_server_says_to_deploy(tmp_path):
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(run))
     done = subprocess.run(
-        [sys.executable, "-m", "flowerbed.run", "run.json"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True,
+        [sys.executable, "-m", "flowerbed.run", "run.json"], cwd=tmp_path, env=fleet.ENVIRONMENT, capture_output=True,
         text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, f"no server answers on {tmp_path}/none.sock: run deploy.yml\n")

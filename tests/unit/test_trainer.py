@@ -3,11 +3,8 @@
 import contextlib
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -47,21 +44,11 @@ CONFIG_HEADER = ("Flowerbed-Config", json.dumps(CONFIG))
 OTHER_TASK = ("Flowerbed-Config", '{"task_hash": "other"}')
 
 
-@contextlib.contextmanager
 def running(folder, task=TASK, **changes):
     (folder / "task.py").write_text(task)
     config = {"name": "d0", "socket": "trainer.sock", "task": "task.py", "data": "data", "threads": 1} | changes
     (folder / "trainer.json").write_text(json.dumps(config))
-    with open(folder / "trainer.log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flowerbed.trainer", str(folder / "trainer.json")],
-            env={**os.environ, "PYTHONPATH": str(fleet.APP)}, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    return fleet.running("trainer", folder / "trainer.json")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The trainer's one warm thread: cancelled at any moment, and with tasks that break every promise."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -101,7 +100,7 @@ def test_a_task_stuck_in_native_code_restarts_the_trainer(tmp_path):
         "all.cancel(job)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(fleet.APP)}, capture_output=True, text=True,
+        [sys.executable, "-c", code], env=fleet.ENVIRONMENT, capture_output=True, text=True,
         timeout=30,
     )  # fmt: skip
     assert done.returncode == 1
@@ -154,7 +153,7 @@ def test_a_trainer_ends_quietly_on_a_signal_while_it_starts(tmp_path):
     (tmp_path / "trainer.json").write_text('{"name": "d0", "socket": "s", "task": "task.py", "data": ""}')
     process = subprocess.Popen(
         [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
-        env={**os.environ, "PYTHONPATH": str(fleet.APP)}, stderr=subprocess.PIPE, text=True,
+        env=fleet.ENVIRONMENT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     fleet.wait_until((tmp_path / "s").exists, 20, "the socket")
     process.send_signal(signal.SIGTERM)
@@ -167,7 +166,7 @@ def test_a_broken_configuration_is_a_sentence(tmp_path, content):
     (tmp_path / "trainer.json").write_text(content)
     done = subprocess.run(
         [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
-        env={**os.environ, "PYTHONPATH": str(fleet.APP)}, capture_output=True, text=True, timeout=20,
+        env=fleet.ENVIRONMENT, capture_output=True, text=True, timeout=20,
     )  # fmt: skip
     assert done.returncode == 1
     assert "trainer.json" in done.stderr and "Traceback" not in done.stderr

@@ -1,7 +1,6 @@
 """The trainer under a real Python 3.6, as JetPack 4.6.1 has it: numpy 1.19 and, where it can be had, torch 1.10."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,12 +50,7 @@ def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
         np.savez(tmp_path / "data" / f"{split}.npz", x=x, y=y)
     config = {"name": "jetson", "socket": "trainer.sock", "task": str(fleet.TASK), "data": "data", "slots": "slots"}
     (tmp_path / "trainer.json").write_text(json.dumps(config))
-    with open(tmp_path / "trainer.log", "wb") as log:
-        process = subprocess.Popen(
-            [python36, "-m", "flowerbed.trainer", "trainer.json"],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(fleet.APP)}, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
+    with fleet.running("trainer", tmp_path / "trainer.json", python36) as process:
         trainer = Trainer(str(tmp_path / "trainer.sock"))
         fleet.wait_until(lambda: (tmp_path / "trainer.sock").exists() or process.poll() is not None, 60, "the socket")
         assert process.poll() is None, (tmp_path / "trainer.log").read_text()
@@ -69,6 +63,3 @@ def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
         assert tensors.unpack(after).keys() == tensors.unpack(state).keys()
         losses = [trainer.call("evaluate", each, task)[1]["loss"] for each in (state, after)]
         assert losses[1] < losses[0]
-    finally:
-        process.kill()
-        process.wait()

@@ -12,11 +12,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PLAYBOOK = """
+FIRST = """
 - name: First
   hosts: localhost
   gather_facts: false
   roles: [fl]
+"""
+PLAYBOOK = (
+    FIRST
+    + """
 - name: Second
   hosts: server:devices
   gather_facts: false
@@ -30,11 +34,10 @@ PLAYBOOK = """
       run_once: true
       delegate_to: localhost
 """
-ADDRESSES = """
-- name: First
-  hosts: localhost
-  gather_facts: false
-  roles: [fl]
+)
+ADDRESSES = (
+    FIRST
+    + """
 - name: Second
   hosts: server:devices
   gather_facts: false
@@ -61,6 +64,7 @@ ADDRESSES = """
           supernode: "{{ client_programs.superlink.command | join(' ') }}"
           superlink: "{{ server_programs.superlink.command | join(' ') }}"
 """
+)
 
 pytestmark = pytest.mark.skipif(not (BIN / "ansible-playbook").exists(), reason="needs ansible-playbook")
 
