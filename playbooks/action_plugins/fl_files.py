@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
+from ansible.utils.hashing import secure_hash
 
 KINDS = ("files", "folders", "templates", "sealed")
 UNWANTED = ("__pycache__", ".")  # the beginnings of names that are nobody's work
@@ -101,8 +102,7 @@ def _checksum(source: Path | bytes | None) -> str:
         return "not made yet"
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return secure_hash(source, hashlib.sha256)
 
 
 def _difference(answer: dict[str, Any], before: dict[str, str], texts: dict[str, bytes]) -> list[dict[str, str]]:
