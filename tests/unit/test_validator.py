@@ -182,6 +182,12 @@ def test_server_listens_on_loopback():
     assert "server: fl_listen" in found and "is 127.0.0.1, where a cannot reach the server" in found
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9092", "http://x", ""])
+def test_server_listens_on_what_is_no_address(address):
+    found = only(fleet(device("a"), servers=[host("server", fl_listen=address)]))
+    assert found == f"server: fl_listen in {FILE}:3 is {address!r}, but must be an address or a name alone."
+
+
 def test_example_addresses():
     server = host("server", fl_listen="0.0.0.0")
     assert validate(fleet(remote("a", "192.0.2.4", fl_server_host="203.0.113.9"), servers=[server])) == [

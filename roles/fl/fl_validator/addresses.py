@@ -31,12 +31,17 @@ def _example(address: object) -> bool:
     return parsed is not None and any(parsed in network for network in EXAMPLES)
 
 
+def _malformed(address: object) -> str | None:
+    """Return what is wrong with what should be an address or a name and nothing else."""
+    right = _parse(address) is not None or NAME.fullmatch(str(address))
+    return None if right else f"is {address!r}, but must be an address or a name alone"
+
+
 def server_in_reach(fleet: Fleet) -> Iterator[Problem]:
     """Each device has an address of the server that it can reach."""
     for device in fleet.devices:
         address = device.values.get("fl_server_host", "")
-        if _parse(address) is None and not NAME.fullmatch(str(address)):
-            text = f"is {address!r}, but must be an address or a name alone"
+        if text := _malformed(address):
             yield Problem(device.name, "fl_server_host", text)
         elif device.remote and _only_here(address):
             text = f"is {address}, where another machine cannot reach the server: give its address in the network"
@@ -48,7 +53,9 @@ def server_listens(fleet: Fleet) -> Iterator[Problem]:
     remote = [device for device in fleet.devices if device.remote]
     for server in fleet.servers:
         address = server.values.get("fl_listen", "")
-        if remote and _only_here(address) and not getattr(_parse(address), "is_unspecified", False):
+        if text := _malformed(address):
+            yield Problem(server.name, "fl_listen", text)
+        elif remote and _only_here(address) and not getattr(_parse(address), "is_unspecified", False):
             text = f"is {address}, where {remote[0].name} cannot reach the server: 0.0.0.0 listens everywhere"
             yield Problem(server.name, "fl_listen", text)
 
