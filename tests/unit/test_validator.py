@@ -182,10 +182,17 @@ def test_server_listens_on_loopback():
     assert "server: fl_listen" in found and "is 127.0.0.1, where a cannot reach the server" in found
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:9092", "http://x", ""])
+@pytest.mark.parametrize("address", ["0.0.0.0:9092", "http://x", "a b"])
 def test_server_listens_on_what_is_no_address(address):
     found = only(fleet(device("a"), servers=[host("server", fl_listen=address)]))
     assert found == f"server: fl_listen in {FILE}:3 is {address!r}, but must be an address or a name alone."
+
+
+@pytest.mark.parametrize("variable", ["fl_listen", "fl_server_host"])
+def test_an_empty_address_is_said_once(variable):
+    assert f"{variable} in {FILE}:3 is " in only(
+        fleet(device("a", **{variable: ""}), servers=[host("server", **{variable: ""})])
+    )
 
 
 def test_example_addresses():

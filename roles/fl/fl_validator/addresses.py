@@ -34,7 +34,7 @@ def _example(address: object) -> bool:
 def _malformed(address: object) -> str | None:
     """Return what is wrong with what should be an address or a name and nothing else."""
     right = _parse(address) is not None or NAME.fullmatch(str(address))
-    return None if right else f"is {address!r}, but must be an address or a name alone"
+    return None if right or address == "" else f"is {address!r}, but must be an address or a name alone"
 
 
 def server_in_reach(fleet: Fleet) -> Iterator[Problem]:
