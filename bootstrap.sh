@@ -31,7 +31,8 @@ try:
     import ensurepip, venv
 except ImportError:
     fail(4, "cannot make virtual environments: apt install python%s-venv" % version)
-print(version, getattr(sys, "_base_executable", "") or sys.executable)
+# Python 3.10 takes a virtual environment of its own for the base; its links lead there.
+print(version, os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable))
 '
 
 # choose CANDIDATE...: set `found` from the first that fits, else `problem` and `fault` from the first that runs.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import yaml
 
 from flowerbed import tensors
@@ -23,6 +24,7 @@ BIN = Path(sys.executable).parent
 GROUPS = {"rpi": "rpi-1", "jetson_2gb": "jetson-2gb-1", "jetson_4gb": "jetson-4gb-1"}
 DEVICES = list(GROUPS.values())
 HOSTS = ["server", *DEVICES]
+needs_superlink = pytest.mark.skipif(sys.version_info < (3, 11), reason="the superlink link needs Python 3.11 or 3.12")
 TEST_TASK = """
 
 import os

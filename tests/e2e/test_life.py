@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from checkout import DEVICES, HOSTS, until
+from checkout import DEVICES, HOSTS, needs_superlink, until
 
 pytestmark = pytest.mark.e2e
 
@@ -46,11 +46,9 @@ def test_a_changed_group_variable_restarts_only_what_it_touches(garden):
 
 
 def test_a_run_says_what_it_cannot_change(garden):
-    words = garden.fail(
-        "run_round", experiment="refused", fl_link="superlink", dataset_seed=7, fl_task="fl_app/task.py"
-    )
+    words = garden.fail("run_round", experiment="refused", fl_threads=2, dataset_seed=7, fl_task="fl_app/task.py")
     assert "because of 3 problems" in words
-    assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
+    assert "fl_threads on the command line is 2, but 1 is deployed: run" in words
     assert "fl_task on the command line is 'fl_app/task.py', but 'test_task.py' is deployed: run" in words
     assert "dataset_seed on the command line is 7, which is not deployed: run" in words
     assert not (garden.folder / "runs/refused").exists()
@@ -119,9 +117,12 @@ def test_another_data_set_is_refused_with_the_difference(garden):
     assert "dataset.seed was 0 and is now 7" in words
 
 
+@needs_superlink
 def test_both_links_give_the_same_model_bit_for_bit(garden):
     garden.play("deploy")
     garden.run("on-stream", 2)
+    words = garden.fail("run_round", experiment="on-superlink", fl_link="superlink")
+    assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
     garden.play("deploy", fl_link="superlink")
     garden.run("on-superlink", 2, fl_link="superlink")
     stream, superlink = garden.model("on-stream"), garden.model("on-superlink")

@@ -4,9 +4,9 @@ import os
 import socket
 
 import pytest
-from checkout import DEVICES, Checkout, Playing, until
+from checkout import DEVICES, Checkout, Playing, needs_superlink, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, needs_superlink]
 
 
 @pytest.fixture(autouse=True)

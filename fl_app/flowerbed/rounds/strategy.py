@@ -168,6 +168,8 @@ def _check_arguments(arguments: Mapping[str, Any], known: set[str]) -> None:
         number = not isinstance(value, bool) and isinstance(value, int | float)
         if name.startswith("fraction_") and not (number and 0 <= value <= 1):
             raise ValueError(f"{name} is {value!r}, but must be a number from 0 to 1")
+        if name == "beta" and not (number and 0 <= value < 0.5):
+            raise ValueError(f"{name} is {value!r}, but must be a number from 0 to below 0.5")
         if name.startswith("min_") and not (number and value == int(value) >= 1):
             raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
 
