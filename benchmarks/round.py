@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def main() -> None:
     print(report.table(result))
     if not options.quick:
         options.results.mkdir(parents=True, exist_ok=True)
-        name = options.results / f"round-{result['machine']['date']}"
+        name = options.results / time.strftime("round-%Y-%m-%d-%H%M")
         name.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         name.with_suffix(".md").write_text(report.table(result))
 
