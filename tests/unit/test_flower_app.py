@@ -1,10 +1,13 @@
 """fl_app as Flower's own tools see it."""
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from checkout import needs_superlink
 
 APP = Path(__file__).parents[2] / "fl_app"
 
@@ -20,3 +23,15 @@ def test_flwr_build_accepts_it(tmp_path):
     [bundle] = tmp_path.rglob("*.fab")
     with zipfile.ZipFile(bundle) as archive:
         assert {"pyproject.toml", "flowerbed/server_app.py", "flowerbed/client_app.py"} <= set(archive.namelist())
+
+
+@needs_superlink
+def test_a_clientapp_starts_without_what_only_a_supernode_needs():
+    command = [sys.executable, "-X", "importtime", Path(sys.executable).with_name("flwr-clientapp"), "--help"]
+
+    def start(**environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+
+    plain, ours = start(PYTHONPATH=""), start(PYTHONPATH=str(APP))
+    assert ours.stdout == plain.stdout and "--runtime-api-address" in ours.stdout
+    assert "sqlalchemy" in plain.stderr and "sqlalchemy" not in ours.stderr
