@@ -1,10 +1,7 @@
 """Whole rounds on a fleet of real processes: the mathematics, and what happens when parts of it fail."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -262,19 +259,12 @@ def test_a_device_with_other_task_code_is_told_to_deploy(garden):
     assert event["status"] == "left-out" and "run deploy.yml" in event["reason"]
 
 
-def test_a_device_that_the_inventory_does_not_know_is_refused(garden, tmp_path):
+def test_a_device_that_the_inventory_does_not_know_is_refused(garden):
     stranger = garden.folder / "d0/stranger.json"
     stranger.write_text(json.dumps({"name": "stranger", "server": garden.address, "trainer": "trainer.sock"}))
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flowerbed.client", "stranger.json"],
-            cwd=garden.folder / "d0", env={**os.environ, "PYTHONPATH": str(fleet.APP)}, stderr=log,
-        )  # fmt: skip
-    try:
-        fleet.wait_until(lambda: "has no device stranger" in (tmp_path / "log").read_text(), 20, "the refusal")
-    finally:
-        process.kill()
-        process.wait()
+    with fleet.running("client", stranger):
+        log = stranger.with_suffix(".log")
+        fleet.wait_until(lambda: "has no device stranger" in log.read_text(), 20, "the refusal")
 
 
 def test_labels_that_the_model_has_no_place_for_end_the_run_and_do_no_harm(garden):

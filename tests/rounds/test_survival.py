@@ -152,7 +152,7 @@ def test_a_run_ends_with_the_process_that_started_it(pair):
     path.write_text(json.dumps(pair.config("orphan")))
     parent = subprocess.Popen(
         ["sh", "-c", f"{sys.executable} -m flowerbed.run {path}; true"], stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(fleet.APP)},
+        env=fleet.ENVIRONMENT,
     )  # fmt: skip
     pair.wait_busy("d0")
     parent.kill()
