@@ -84,10 +84,11 @@ def measure(system: System, case: Case, rounds: int, with_memory: bool) -> dict[
 
 
 def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure all cases and systems that were asked for."""
+    """Measure all cases and systems that were asked for; keep the result after each case, for a run takes an hour."""
     shards = cache(lambda: make_shards(options.data, folder / "shards"))
     systems = [SYSTEMS[letter](folder, shards) for letter in options.only]
     results: dict[str, Any] = {}
+    kept = options.results / time.strftime("round-%Y-%m-%d-%H%M")
     for case in options.cases:
         measured = results.setdefault(case.name, {})
         for alternation in range(options.alternations):
@@ -102,13 +103,18 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 for key in ("seconds", "cpu_seconds"):
                     numbers[key].append(round(found.pop(key), 4))
                 numbers.update(found)
-    return {
-        "machine": report.machine(), "settings": {"devices": len(DEVICES), "rounds": options.rounds,
-                                                  "alternations": options.alternations},
-        "titles": {case.name: case.title for case in options.cases},
-        "systems": {system.letter: system.title for system in systems},
-        "cases": results, "ratios": report.ratios(results),
-    }  # fmt: skip
+        result = {
+            "machine": report.machine(), "settings": {"devices": len(DEVICES), "rounds": options.rounds,
+                                                      "alternations": options.alternations},
+            "titles": {known.name: known.title for known in options.cases},
+            "systems": {system.letter: system.title for system in systems},
+            "cases": results, "ratios": report.ratios(results),
+        }  # fmt: skip
+        if not options.quick:
+            options.results.mkdir(parents=True, exist_ok=True)
+            kept.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            kept.with_suffix(".md").write_text(report.table(result))
+    return result
 
 
 def parse() -> argparse.Namespace:
@@ -157,11 +163,6 @@ def main() -> None:
         end_all()
     shutil.rmtree(folder)
     print(report.table(result))
-    if not options.quick:
-        options.results.mkdir(parents=True, exist_ok=True)
-        name = options.results / time.strftime("round-%Y-%m-%d-%H%M")
-        name.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        name.with_suffix(".md").write_text(report.table(result))
 
 
 if __name__ == "__main__":
