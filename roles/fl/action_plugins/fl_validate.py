@@ -13,10 +13,11 @@ class ActionModule(ActionBase):
     """Fails with all problems of the inventory, or returns what there is to know of its hosts, each by their names.
 
     `hosts`: their fl_* variables and defaults; `overrides`: what a device has otherwise than the run; `fixed`: what
-    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed.
+    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed; with
+    `any_runtime`, it is none if a host waits for a runtime that this version does not have.
     """
 
-    _VALID_ARGS = frozenset(("as_deployed",))
+    _VALID_ARGS = frozenset(("as_deployed", "any_runtime"))
 
     def run(self, tmp=None, task_vars=None):
         """Validate, or repeat what this playbook's first call found."""
@@ -46,7 +47,8 @@ class ActionModule(ActionBase):
         if problems:
             return problems, {}
         fleet = read(task_vars, role, self._loader)
-        problems = fl_validator.validate(fleet, as_deployed=self._task.args.get("as_deployed", False))
+        options = {name: self._task.args.get(name, False) for name in self._VALID_ARGS}
+        problems = fl_validator.validate(fleet, **options)
         if problems:
             return problems, {}
         return [], {

@@ -1,0 +1,294 @@
+"""Judge what preflight found: a word for each check, and a sentence for what is wrong and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+OK, WARN, FAIL, NONE = "ok", "warn", "fail", "-"
+DAY = 86400.0
+
+
+class Finding(NamedTuple):
+    """What a check says: its state, a word for the table, and the sentence's end for a failure or warning."""
+
+    state: str
+    word: str
+    sentence: str = ""
+
+
+class Device(NamedTuple):
+    """A device as the inventory has it, what was found there, and the bounds to judge by."""
+
+    wanted: dict[str, Any]
+    facts: dict[str, Any]
+    bounds: dict[str, float]
+
+    @property
+    def docker(self) -> bool:
+        """Whether it runs Flowerbed in Docker."""
+        return self.wanted["runtime"] == "docker"
+
+
+def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
+    """Judge a first connection; `answer` is what ping returned."""
+    if answer.get("ping") == "pong":
+        return Finding(OK, "yes")
+    said, address, user = " ".join(str(answer.get("msg", "")).split()), wanted["address"], wanted["user"]
+    login = f"{user}@{address}" if user else address
+    for pattern, word, sentence in (
+        (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", "key!",
+         "shows another SSH host key than before. If you installed it anew, forget the old one with "
+         f"ssh-keygen -R {address}; if not, somebody may stand between you and it"),
+        (r"Host key verification failed|authenticity of host", "key?",
+         f"has an SSH host key that this machine does not know: look at it and accept it with ssh {login}"),
+        (r"Permission denied|Invalid/incorrect password|Authentication fail", "login",
+         f"refuses the login of {user or 'this user'}: copy your key there with ssh-copy-id {login}, "
+         "or set ansible_user"),
+        (r"Could not resolve|Name or service not known|Temporary failure in name", "name",
+         f"has the address {address}, which no name server knows: correct ansible_host"),
+        (r"interpreter|python.*not found|MODULE FAILURE", "python",
+         "has no Python that Ansible can use: install python3 on it, or set ansible_python_interpreter"),
+        (r"timed out|No route to host|refused|unreachable|closed by", "no",
+         f"does not answer at {address}: look whether it is on, in this network, and has SSH enabled"),
+    ):  # fmt: skip
+        if re.search(pattern, said, re.IGNORECASE):
+            return Finding(FAIL, word, sentence)
+    return Finding(FAIL, "no", f"cannot be reached: {said}")
+
+
+def sudo(device: Device) -> Finding:
+    """Judge whether the user can become root, which only the docker runtime needs."""
+    if not device.docker:
+        return Finding(NONE, "-")
+    if device.facts["sudo"]:
+        return Finding(OK, "yes")
+    return Finding(FAIL, "no", "does not let its user become root, which Docker needs: give that user sudo, and add -K "
+                               "here if it asks for a password")  # fmt: skip
+
+
+def model(device: Device) -> Finding:
+    """Show what the device calls itself."""
+    name = (device.facts["model"] or "").partition(" Rev")[0]
+    return Finding(OK if name else NONE, re.sub(r"Raspberry |NVIDIA | Developer Kit", "", name) or "-")
+
+
+def python(device: Device) -> Finding:
+    """Show the Python that Ansible uses there; had it none that Ansible can use, there would be no facts."""
+    return Finding(OK, device.facts["python"])
+
+
+def system(device: Device) -> Finding:
+    """Judge a Jetson's release; anything else is shown as it is."""
+    tegra = device.facts["tegra"]
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", tegra or "")
+    if found:
+        release = f"{found[1]}.{found[2]}"
+        if re.match(r"32\.[67]\.", release):
+            return Finding(OK, f"L4T {release}")
+        return Finding(FAIL, f"L4T {release}", f"has L4T {release}, but the tutorial's image is made for JetPack 4.6, "
+                                               "L4T 32.6 or 32.7: flash JetPack 4.6.1")  # fmt: skip
+    if "jetson" in device.wanted["groups"] and device.docker:
+        return Finding(FAIL, "no L4T", "is in group jetson, but is none (it has no /etc/nv_tegra_release): move it to "
+                                       "another group")  # fmt: skip
+    release = re.search(r"\((\w+)\)|Ubuntu ([\d.]+)", device.facts["release"] or "")
+    return Finding(OK, next(filter(None, release.groups())) if release else device.facts["release"] or "?")
+
+
+def bits(device: Device) -> Finding:
+    """Judge kernel and userland: PyTorch has no 32-bit build."""
+    machine, width = device.facts["machine"], device.facts["bits"]
+    if machine in ("aarch64", "x86_64") and width == 64:
+        return Finding(OK, "64")
+    kernel = machine in ("aarch64", "x86_64")
+    what = "32-bit programs on a 64-bit kernel" if kernel else f"a 32-bit system ({machine})"
+    return Finding(FAIL, "32", f"has {what}: install the 64-bit edition of its operating system")
+
+
+def clock(device: Device) -> Finding:
+    """Judge the clock against this machine's; within the time that asking took, nothing can be said."""
+    offset = device.facts["offset"]
+    word = "0 s" if abs(offset) < 0.5 else f"{offset:+.0f} s" if abs(offset) < DAY else f"{offset / DAY:+.0f} d"
+    if abs(offset) <= device.bounds["clock"]:
+        return Finding(OK, word)
+    state = FAIL if abs(offset) > DAY else WARN
+    where = "ahead" if offset > 0 else "behind"
+    return Finding(state, word, f"has a clock that is {abs(offset):.0f} s {where}: let it reach a time server "
+                                "(timedatectl set-ntp true)")  # fmt: skip
+
+
+def disk(device: Device) -> Finding:
+    """Judge the space that is left, where the images go in the docker runtime."""
+    free = device.facts["free"]
+    need = device.bounds["disk_docker"] if device.docker else device.bounds["disk"]
+    if device.docker and not device.facts["docker"].get("error"):
+        free = min(free, device.facts["docker"]["free"])
+    word = f"{free / 1e9:.1f} GB"
+    if free >= need * 1e6:
+        return Finding(OK, word)
+    return Finding(FAIL, word, f"has {free / 1e9:.1f} GB of disk left, and needs {need / 1e3:g} GB: remove what you do "
+                               "not need there, or use a larger card")  # fmt: skip
+
+
+def memory(device: Device) -> Finding:
+    """Judge what is free of memory and swap."""
+    found = device.facts["memory"]
+    word = f"{found['total'] / 1e9:.1f}+{found['swap'] / 1e9:.1f} GB"
+    if found["available"] + found["swap"] >= device.bounds["memory"] * 1e6:
+        return Finding(OK, word)
+    spare = (found["available"] + found["swap"]) / 1e6
+    return Finding(WARN, word, f"has {spare:.0f} MB of memory and swap to spare, less than the "
+                               f"{device.bounds['memory']:g} MB to train with: add swap, or lower fl_batch_size"
+                   )  # fmt: skip
+
+
+def engine(device: Device) -> Finding:
+    """Judge the Docker engine."""
+    if not device.docker:
+        return Finding(NONE, "-")
+    found = device.facts["docker"]
+    if "error" not in found:
+        return Finding(OK, found["version"])
+    if found["error"] == "not installed":
+        return Finding(FAIL, "none", "has no Docker engine: install docker.io there")
+    return Finding(FAIL, "no", f"has a Docker engine that {found['error']}: look at journalctl -u docker there")
+
+
+def nvidia(device: Device) -> Finding:
+    """Judge whether a Jetson's containers get its GPU."""
+    if not device.docker or not device.facts["tegra"] or "error" in device.facts["docker"]:
+        return Finding(NONE, "-")
+    if "nvidia" in device.facts["docker"]["runtimes"]:
+        return Finding(OK, "yes")
+    return Finding(FAIL, "no", "has a Docker engine that knows no runtime nvidia: install JetPack's package "
+                               "nvidia-container-runtime")  # fmt: skip
+
+
+def cgroup(device: Device) -> Finding:
+    """Judge whether a container's memory can be limited."""
+    if device.facts["memory_cgroup"]:
+        return Finding(OK, "yes")
+    if not device.docker:
+        return Finding(NONE, "no")
+    return Finding(WARN, "no", "cannot limit a container's memory: add cgroup_enable=memory to the line in its "
+                               "cmdline.txt, and reboot it")  # fmt: skip
+
+
+def throttling(device: Device) -> Finding:
+    """Judge vcgencmd get_throttled: bits 0 to 3 are now, 16 to 19 since boot."""
+    bits_set = device.facts["throttled"]
+    if bits_set is None:
+        return Finding(NONE, "-")
+    if not bits_set:
+        return Finding(OK, "no")
+    when = "is" if bits_set & 0xF else "was since its boot"
+    why = "short of voltage: use a stronger power supply" if bits_set & 0x10001 else "too hot: give it a cooler"
+    return Finding(WARN, "now" if bits_set & 0xF else "was", f"{when} slowed down, {why}")
+
+
+def wifi(device: Device) -> Finding:
+    """Judge the signal of a wireless network."""
+    signal = device.facts["wifi"]
+    if signal is None:
+        return Finding(NONE, "-")
+    if signal >= device.bounds["wifi"]:
+        return Finding(OK, f"{signal} dBm")
+    return Finding(WARN, f"{signal} dBm", f"has weak Wi-Fi ({signal} dBm): move it nearer to the access point")
+
+
+def port(device: Device) -> Finding:
+    """Judge whether the device gets to the server; before deploy.yml nobody listens there, and that is no failure."""
+    found, where = device.facts["port"], device.wanted["server"]
+    if found in ("open", "refused"):
+        return Finding(OK, "open" if found == "open" else "free")
+    return Finding(FAIL, "no", f"cannot reach the server at {where} ({found}): open that port in this machine's "
+                               "firewall; fl_server_host is its address as the device sees it")  # fmt: skip
+
+
+def trainer(device: Device) -> Finding:
+    """Judge the trainer, where one was deployed."""
+    found = device.facts["trainer"]
+    if found is None:
+        return Finding(NONE, "-")
+    if found.get("problem"):
+        return Finding(WARN, "problem", f"has a trainer that is not usable: {str(found['problem']).rstrip('.')}")
+    return Finding(OK, "ready" if found.get("ready") else "loading")
+
+
+CHECKS: dict[str, Callable[[Device], Finding]] = {
+    "sudo": sudo, "model": model, "system": system, "bits": bits, "python": python, "clock": clock, "disk": disk,
+    "memory": memory, "docker": engine, "nvidia": nvidia, "cgroup": cgroup, "throttled": throttling, "wifi": wifi,
+    "server": port, "trainer": trainer,
+}  # fmt: skip
+
+
+def judge(
+    hosts: list[str], hostvars: dict[str, Any], fleet: dict[str, Any], bounds: dict[str, Any], end: float
+) -> dict[str, Any]:
+    """Return the report: by device and check its state, word and sentence; the table; the sentences; what failed.
+
+    `hostvars` has by device what the tasks returned (preflight_reach, preflight_sudo, preflight_facts), `fleet` its
+    fl_* variables; `end` is the time (in seconds since 1970) at which the last device had answered.
+    """
+    report: dict[str, dict[str, Finding]] = {}
+    for name in hosts:
+        own, variables = hostvars[name], fleet[name]
+        wanted = {
+            "runtime": variables["fl_runtime"], "groups": own["group_names"],
+            "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
+            "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
+        }  # fmt: skip
+        found = report[name] = {"ssh": reach(own["preflight_reach"], wanted)}
+        if found["ssh"].state == FAIL:
+            continue
+        answer = own["preflight_facts"]
+        if "preflight" not in answer:
+            said = " ".join(str(answer.get("msg", "it said nothing")).split())
+            found["ssh"] = Finding(FAIL, "python", f"could not be looked at: {said}")
+            continue
+        facts = answer["preflight"]
+        facts = {**facts, "sudo": own["preflight_sudo"].get("rc") == 0, "offset": _offset(facts, end)}
+        device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
+        found |= {check: judged(device) for check, judged in CHECKS.items()}
+    return {
+        "table": _table(report),
+        "warnings": [f"{name} {finding.sentence}" for name, finding in _all(report, WARN)],
+        "failures": {
+            name: [f"{name} {finding.sentence}." for _, finding in _all({name: found}, FAIL)]
+            for name, found in report.items()
+            if _all({name: found}, FAIL)
+        },
+        "devices": {
+            name: {check: finding._asdict() for check, finding in found.items()} for name, found in report.items()
+        },
+    }
+
+
+def _all(report: dict[str, dict[str, Finding]], state: str) -> list[tuple[str, Finding]]:
+    return [(name, finding) for name, found in report.items() for finding in found.values() if finding.state == state]
+
+
+def _offset(facts: dict[str, Any], end: float) -> float:
+    """Return how far the device's clock is ahead, in seconds; 0 where it lies within the time that asking took."""
+    return facts["time"] - min(max(facts["time"], facts["asked_at"]), end)
+
+
+def _table(report: dict[str, dict[str, Finding]]) -> str:
+    checks = ["ssh", *CHECKS]
+    marks = {OK: "", NONE: "", WARN: "~", FAIL: "!"}
+    rows = [["device", *checks]]
+    for name, found in report.items():
+        cells = [found.get(check, Finding(NONE, "?")) for check in checks]
+        rows.append([name, *(marks[cell.state] + cell.word for cell in cells)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+class FilterModule:
+    """The filters, by name."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return them."""
+        return {"preflight_judge": judge}

@@ -1,0 +1,201 @@
+"""What preflight must know of a device, gathered in one call. Runs on the device's Python, 3.6 or newer."""
+
+import glob
+import http.client
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: preflight_facts
+short_description: Look at a device without changing anything
+options:
+  home: {description: Folder that a deployment will use; it need not be there yet., type: path, required: true}
+  model_files: {description: Files of which the first that is there names the board., type: list, elements: path}
+  server_host: {description: Address of the server as the device sees it., type: str, required: true}
+  server_port: {description: Its port., type: int, required: true}
+  asked_at: {description: 'Time of the controller, in seconds since 1970; returned.', type: float, required: true}
+  timeout: {description: Seconds to wait for the server's port., type: float, default: 5}
+"""
+
+EXAMPLES = """
+- name: Look at the board
+  preflight_facts: {home: /opt/flowerbed/rpi-1, server_host: 192.0.2.10, server_port: 9092}
+"""
+
+RETURN = """
+preflight: {description: What was found., type: dict, returned: always}
+"""
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+
+
+def first_line(*paths):
+    """Return the first line of the first of `paths` that can be read, or None."""
+    for path in paths:
+        try:
+            with open(path, errors="replace") as file:
+                return file.readline().strip(" \t\r\n\0")
+        except OSError:
+            continue
+    return None
+
+
+def text(path):
+    """Return a file's text, or "" when it cannot be read."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def release():
+    """Return the name that /etc/os-release gives the system, or None."""
+    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', text("/etc/os-release"), re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def memory():
+    """Return total and available memory and swap in bytes."""
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", text("/proc/meminfo"), re.MULTILINE))
+    names = {"total": "MemTotal", "available": "MemAvailable", "swap": "SwapTotal"}
+    return {name: int(found.get(key, 0)) * 1024 for name, key in names.items()}
+
+
+def free_space(path):
+    """Return the free bytes of the file system that `path` is on, or will be."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def memory_cgroup():
+    """Return whether the kernel can limit a container's memory."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return "memory" in text("/sys/fs/cgroup/cgroup.controllers").split()
+    return re.search(r"^memory\s+\d+\s+\d+\s+1$", text("/proc/cgroups"), re.MULTILINE) is not None
+
+
+def output(*command):
+    """Return what a command says, or None when it is not there or fails."""
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def throttled():
+    """Return the bits of vcgencmd get_throttled, or None where there is no such thing."""
+    found = re.search(rb"throttled=(0x[0-9a-fA-F]+)", output("vcgencmd", "get_throttled") or b"")
+    return int(found.group(1), 16) if found else None
+
+
+def wifi():
+    """Return the signal of the first wireless interface in dBm, or None where there is none."""
+    found = re.search(r"^\s*\w+:\s+\d+\s+\S+\s+(-\d+)", text("/proc/net/wireless"), re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self):
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(path, question):
+    """Return the JSON that a server on the Unix socket `path` answers. Raises OSError or ValueError."""
+    connection = _Connection(path)
+    try:
+        connection.request("GET", question)
+        return json.loads(connection.getresponse().read().decode("utf-8"))
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from None
+    finally:
+        connection.close()
+
+
+def docker():
+    """Return the engine's version, runtimes and free bytes; or an error."""
+    if not glob.glob("/usr/*bin/dockerd") and not os.path.exists(DOCKER_SOCKET):
+        return {"error": "not installed"}
+    try:
+        version, info = ask(DOCKER_SOCKET, "/version"), ask(DOCKER_SOCKET, "/info")
+        return {
+            "version": version["Version"], "runtimes": sorted(info.get("Runtimes") or {}),
+            "free": free_space(info["DockerRootDir"]),
+        }  # fmt: skip
+    except PermissionError:
+        return {"error": "may not be used by this user"}
+    except (OSError, ValueError, KeyError) as error:
+        return {"error": f"does not answer ({error})"}
+
+
+def port(host, number, timeout):
+    """Return "open", "refused" (the machine answers, nobody listens), or why it cannot be reached."""
+    try:
+        socket.create_connection((host, number), timeout).close()
+        return "open"
+    except ConnectionRefusedError:
+        return "refused"
+    except socket.timeout:
+        return f"no answer within {timeout:g} s"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def trainer(home):
+    """Return what the trainer says of itself, or None where none answers."""
+    here = os.getcwd()
+    try:
+        os.chdir(home)  # a socket's path is short
+        return ask("trainer.sock", "/health")
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.chdir(here)
+
+
+def main():
+    """Look, and report."""
+    module = AnsibleModule(
+        {
+            "home": {"type": "path", "required": True},
+            "model_files": {"type": "list", "elements": "path", "default": []},
+            "server_host": {"type": "str", "required": True},
+            "server_port": {"type": "int", "required": True},
+            "asked_at": {"type": "float", "required": True},
+            "timeout": {"type": "float", "default": 5},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    found = {
+        "model": first_line(*options["model_files"]), "release": release(),
+        "tegra": first_line("/etc/nv_tegra_release"), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
+        "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
+        "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(), "docker": docker(),
+        "port": port(options["server_host"], options["server_port"], options["timeout"]),
+        "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
+    }  # fmt: skip
+    module.exit_json(changed=False, preflight=found)
+
+
+if __name__ == "__main__":
+    main()

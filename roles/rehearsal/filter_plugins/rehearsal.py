@@ -1,0 +1,118 @@
+"""Make a rehearsal's boards and its inventory from another inventory, as ansible-inventory lists and exports it."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+FIRST_ADDRESS = 10  # below are the gateway, which is the server, and the registry
+SHAPE = ("release", "memory", "cpus", "bandwidth")  # what a variable rehearsal_… of a group or host can say
+SECRETS = ("ansible_password", "ansible_ssh_pass", "ansible_become_pass", "ansible_become_password")
+
+
+def fleet(
+    listing: dict[str, Any], shapes: dict[str, dict[str, Any]], limits: dict[str, int], subnet: str, name: str
+) -> list[dict[str, Any]]:
+    """Return a board for each device of an inventory: name, container, address in `subnet`, user, and its shape.
+
+    `listing` is what ansible-inventory --list prints; `shapes` are rehearsal_shapes, by group, the later ones first in
+    rank; `limits` has the most boards to take of a group; `name` is the rehearsal's. Raises AnsibleFilterError where
+    there are no devices, a group is unknown, or the subnet is too small.
+    """
+    groups = {group: content for group, content in listing.items() if group != "_meta"}
+    members = {group: _hosts(groups, group) for group in groups}
+    if not members.get("devices"):
+        raise AnsibleFilterError("The inventory to rehearse has no group devices with hosts in it.")
+    if unknown := sorted(set(limits) - set(groups)):
+        raise AnsibleFilterError(
+            f"rehearsal_boards names {', '.join(unknown)}, but the groups to rehearse are {', '.join(groups)}."
+        )
+    left_out = {host for group, count in limits.items() for host in members[group][int(count) :]}
+    hosts = [host for host in members["devices"] if host not in left_out]
+    network = ipaddress.ip_network(subnet)
+    if len(hosts) > network.num_addresses - FIRST_ADDRESS - 1:
+        raise AnsibleFilterError(f"rehearsal_subnet {subnet} has no addresses for {len(hosts)} boards.")
+    found: list[dict[str, Any]] = []
+    for index, host in enumerate(hosts):
+        variables = listing["_meta"]["hostvars"].get(host, {})
+        board: dict[str, Any] = {}
+        for group, shape in shapes.items():
+            board.update(shape if host in members.get(group, []) else {})
+        board.update({key: variables[f"rehearsal_{key}"] for key in SHAPE if f"rehearsal_{key}" in variables})
+        releases, alike = board.pop("releases"), sum(other["kind"] == board["kind"] for other in found)
+        board.setdefault("release", releases[alike % len(releases)])
+        board["user"] = variables.get("ansible_user", board["user"])
+        found.append({
+            **board, "name": host, "container": f"{name}-{host}", "address": str(network[FIRST_ADDRESS + index])
+        })  # fmt: skip
+    return found
+
+
+def image(board: dict[str, Any], recipe: str) -> str:
+    """Return the name of the image for a board, by the hash of the recipe for it."""
+    return f"flowerbed-rehearsal/{board['kind']}:{board['release']}-{recipe}"
+
+
+def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: dict[str, Any]) -> dict[str, Any]:
+    """Return an exported inventory with the `boards` for its devices.
+
+    `tree` is what ansible-inventory --list --export --yaml prints; `everywhere` are variables that all of its hosts
+    get. Devices that have no board are left out, and so are passwords.
+    """
+    devices = _tree_hosts(tree["all"], "devices", False)
+    own = {
+        board["name"]: {
+            "ansible_connection": "ssh", "ansible_host": board["address"], "ansible_port": 22,
+            "ansible_user": board["user"], "ansible_python_interpreter": "/usr/bin/python3",
+        }
+        for board in boards
+    }  # fmt: skip
+
+    def rewrite(group: dict[str, Any] | None) -> dict[str, Any]:
+        group = group or {}
+        result: dict[str, Any] = {}
+        if group.get("vars"):
+            result["vars"] = _without_secrets(group["vars"])
+        if group.get("hosts"):
+            result["hosts"] = {
+                host: {**_without_secrets(variables or {}), **everywhere, **own.get(host, {})}
+                for host, variables in group["hosts"].items()
+                if host in own or host not in devices
+            }
+        if group.get("children"):
+            result["children"] = {child: rewrite(content) for child, content in group["children"].items()}
+        return result
+
+    return {"all": rewrite(tree["all"])}
+
+
+def _hosts(groups: dict[str, Any], name: str) -> list[str]:
+    """Return the hosts of a group and its children, in the inventory's order, each once."""
+    group = groups.get(name, {})
+    found = list(group.get("hosts", []))
+    for child in group.get("children", []):
+        found += _hosts(groups, child)
+    return list(dict.fromkeys(found))
+
+
+def _tree_hosts(group: dict[str, Any] | None, name: str, inside: bool) -> list[str]:
+    """Return the hosts in the group `name` of an exported tree, and of all its children."""
+    group = group or {}
+    found = list(group.get("hosts") or {}) if inside else []
+    for child, content in (group.get("children") or {}).items():
+        found += _tree_hosts(content, name, inside or child == name)
+    return found
+
+
+def _without_secrets(variables: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in variables.items() if name not in SECRETS}
+
+
+class FilterModule:
+    """The filters, by name."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return them."""
+        return {"rehearsal_fleet": fleet, "rehearsal_image": image, "rehearsal_inventory": inventory}

@@ -1,0 +1,169 @@
+"""A rehearsal's boards: real containers on a real engine, over real SSH. Skipped by name where there is no engine."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+NAME = f"test-{os.getpid()}"
+ENGINE = subprocess.run(["docker", "info"], capture_output=True).returncode == 0 if shutil.which("docker") else False
+needs_engine = pytest.mark.skipif(not ENGINE, reason="no Docker engine answers on this machine")
+
+
+def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run one of Ansible's programs in this checkout."""
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8", **environment},
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def play(book: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a playbook."""
+    return ansible("ansible-playbook", f"{book}.yml", *arguments, **environment)
+
+
+def docker(*command: str) -> list[str]:
+    """Return the lines that docker prints."""
+    return subprocess.run(["docker", *command], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+class Rehearsal:
+    """One board of each kind, rehearsed from inventory/lab, with an inventory of its own in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inventory = folder / "inventory"
+
+    def rehearse(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Call the playbook with a name, a subnet, a size and an inventory of its own."""
+        own = {
+            "rehearsal_name": NAME, "rehearsal_subnet": "172.30.99.0/24", "rehearsal_inventory": str(self.inventory),
+            "rehearsal_boards": {"rpi": 1, "jetson_2gb": 1, "jetson_4gb": 1}, "rehearsal_keep_images": True,
+        }  # fmt: skip
+        return play("playbooks/rehearsal", *arguments, "-e", json.dumps(own))
+
+    def shell(self, board: str, command: str) -> str:
+        """Return what a command says on a board, over SSH."""
+        done = ansible("ansible", "-i", str(self.inventory), board, "-b", "-m", "ansible.builtin.shell", "-a", command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.partition(">>\n")[2].strip()
+
+
+@pytest.fixture(scope="module")
+def boards() -> Iterator[Rehearsal]:
+    """Three boards, removed in the end."""
+    volumes = docker("volume", "ls", "--quiet")
+    with tempfile.TemporaryDirectory() as folder:
+        rehearsal = Rehearsal(Path(folder))
+        try:
+            done = rehearsal.rehearse("-e", "state=present")
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield rehearsal
+        finally:
+            done = rehearsal.rehearse("-e", "state=absent")
+            assert done.returncode == 0, done.stdout + done.stderr
+    everything = docker("ps", "--all", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
+    assert not [name for name in everything if name.startswith(NAME)]
+    assert docker("volume", "ls", "--quiet") == volumes
+    assert not (ROOT / ".flowerbed" / f"{NAME}-boards").exists()
+
+
+def test_without_an_engine_it_says_how_to_get_one(tmp_path):
+    done = play("playbooks/rehearsal", "-e", "state=present", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert done.returncode and "apt install docker.io" in " ".join(done.stdout.split())
+
+
+def test_without_a_state_it_says_what_to_give():
+    done = play("playbooks/rehearsal")
+    assert done.returncode and "Say -e state=present" in done.stdout
+
+
+@needs_engine
+def test_a_second_call_changes_nothing(boards):
+    done = boards.rehearse("-e", "state=present")
+    assert done.returncode == 0 and not re.search(r"changed=[1-9]", done.stdout), done.stdout
+
+
+@needs_engine
+def test_boards_are_reached_by_ssh_and_each_has_a_host_key_of_its_own(boards):
+    done = ansible("ansible", "-i", str(boards.inventory), "devices", "-b", "-m", "ansible.builtin.ping")
+    assert done.returncode == 0 and done.stdout.count("pong") == 3, done.stdout
+    known = (ROOT / ".flowerbed" / f"{NAME}-boards" / "known_hosts").read_text().splitlines()
+    assert len(known) == len({line.split()[2] for line in known}) == 3
+
+
+@needs_engine
+def test_a_board_shows_what_the_real_one_shows(boards):
+    assert "bookworm" in boards.shell("rpi-1", ". /etc/os-release; echo $VERSION_CODENAME")
+    assert "rootwait" in boards.shell("rpi-1", "cat /boot/firmware/cmdline.txt")
+    assert boards.shell("rpi-1", "vcgencmd get_throttled") == "throttled=0x0"
+    assert "R32 (release), REVISION: 7.1" in boards.shell("jetson-4gb-1", "cat /etc/nv_tegra_release")
+    boards.shell("jetson-4gb-1", "nvpmodel -m 1 && jetson_clocks")
+    assert "5W" in boards.shell("jetson-4gb-1", "nvpmodel -q")
+    assert boards.shell("jetson-4gb-1", "tail -n 3 /var/lib/rehearsal/calls").splitlines() == [
+        "nvpmodel -m 1", "jetson_clocks ", "nvpmodel -q"
+    ]  # fmt: skip
+
+
+@needs_engine
+def test_a_board_has_its_own_engine_its_memory_and_its_bandwidth(boards):
+    info = json.loads(boards.shell("jetson-2gb-1", "docker info --format '{{ \"{{json .}}\" }}'"))
+    assert info["Driver"] == "overlay2" and info["Name"] == "jetson-2gb-1" and "nvidia" in info["Runtimes"]
+    limits = {board: int(docker("inspect", "--format", "{{.HostConfig.Memory}}", f"{NAME}-{board}")[0])
+              for board in ("jetson-2gb-1", "jetson-4gb-1")}  # fmt: skip
+    assert limits["jetson-4gb-1"] == 2 * limits["jetson-2gb-1"]
+    assert "rate 50Mbit" in boards.shell("rpi-1", "tc qdisc show dev eth0")
+
+
+@needs_engine
+def test_a_board_comes_back_from_a_reboot(boards):
+    before = boards.shell("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub")
+    done = ansible("ansible", "-i", str(boards.inventory), "rpi-1", "-b", "-m", "ansible.builtin.reboot", "-a",
+                   "reboot_timeout=90")  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert boards.shell("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub") == before
+    assert "rate 50Mbit" in boards.shell("rpi-1", "tc qdisc show dev eth0")
+
+
+@needs_engine
+def test_preflight_finds_the_boards_well(boards):
+    done = play("playbooks/preflight", "-i", str(boards.inventory))
+    assert done.returncode == 0, done.stdout
+    rows = {row.split()[0]: row for row in done.stdout.splitlines() if re.match(r" *(rpi|jetson)-\S+ +yes", row)}
+    assert set(rows) == {"rpi-1", "jetson-2gb-1", "jetson-4gb-1"}
+    assert "Pi 4 Model B" in rows["rpi-1"] and "bookworm" in rows["rpi-1"]
+    assert "L4T 32.7.1" in rows["jetson-4gb-1"]
+
+
+@needs_engine
+def test_preflight_says_what_is_wrong_with_each_board(boards):
+    known = ROOT / ".flowerbed" / f"{NAME}-boards" / "known_hosts"
+    lines = known.read_text().splitlines()
+    addresses = [line.split()[0] for line in lines]  # rpi-1, jetson-2gb-1, jetson-4gb-1
+    mixed = lines[0].replace(addresses[0], addresses[1])  # a key that is not its own
+    boards.shell("rpi-1", "systemctl stop docker.socket docker && chmod 700 /usr/bin/vcgencmd"
+                          " && mkdir -p /var/lib/rehearsal && echo 0x50005 > /var/lib/rehearsal/throttled")  # fmt: skip
+    known.write_text(f"{lines[0]}\n{mixed}\n")  # and of the last one, none
+    try:
+        # No connection that is still open from before: it would ask for no key.
+        done = play("playbooks/preflight", "-i", str(boards.inventory), ANSIBLE_SSH_ARGS="-o ControlMaster=no")
+        words = " ".join(done.stdout.split())
+        assert done.returncode != 0
+        assert "rpi-1 has a Docker engine that does not answer" in words
+        assert "rpi-1 is slowed down, short of voltage" in words
+        assert "jetson-2gb-1 shows another SSH host key than before" in words
+        assert "jetson-4gb-1 has an SSH host key that this machine does not know" in words
+    finally:
+        known.write_text("\n".join([*lines, ""]))
+        boards.shell("rpi-1", "systemctl start docker && rm /var/lib/rehearsal/throttled")

@@ -1,0 +1,138 @@
+"""How preflight judges what it found: a word in the table for each check, and a sentence that says what to do."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROLE = Path(__file__).parents[2] / "roles" / "preflight"
+spec = importlib.util.spec_from_file_location("preflight", ROLE / "filter_plugins" / "preflight.py")
+preflight = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(preflight)
+
+BOUNDS = {"disk": 500, "disk_docker": 6000, "memory": 500, "clock": 5, "wifi": -75}
+GOOD = {
+    "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)", "tegra": None,
+    "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True, "throttled": 0,
+    "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused", "trainer": None,
+    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9}, "asked_at": 1000.0, "time": 1001.0,
+}  # fmt: skip
+TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
+
+
+def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, **changes):
+    """Judge one device with these facts changed."""
+    own = {
+        "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
+        "preflight_reach": reach or {"ping": "pong"}, "preflight_sudo": {"rc": sudo},
+        "preflight_facts": facts or {"preflight": {**GOOD, **changes}},
+    }  # fmt: skip
+    fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
+    return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
+
+
+def test_a_good_board_has_nothing_to_say():
+    report = judge()
+    assert not report["failures"] and not report["warnings"]
+    header, row = report["table"].splitlines()
+    assert header.split()[:4] == ["device", "ssh", "sudo", "model"] and row.startswith(
+        "d       yes  yes   Pi 4 Model B"
+    )
+    assert "!" not in row and "~" not in row
+
+
+def test_a_good_jetson_has_nothing_to_say():
+    report = judge(group="jetson", tegra=TEGRA, model="NVIDIA Jetson Nano Developer Kit", throttled=None)
+    assert not report["failures"] and not report["warnings"] and "L4T 32.7.1" in report["table"]
+
+
+def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
+    report = judge(runtime="process", sudo=1, docker={"error": "not installed"}, memory_cgroup=False, free=1e9)
+    assert not report["failures"] and not report["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"bits": 32}, "d has 32-bit programs on a 64-bit kernel: install the 64-bit edition"),
+        ({"machine": "armv7l", "bits": 32}, "d has a 32-bit system (armv7l): install the 64-bit edition"),
+        ({"group": "jetson"}, "d is in group jetson, but is none (it has no /etc/nv_tegra_release)"),
+        ({"tegra": TEGRA.replace("R32", "R35")}, "d has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
+        ({"tegra": TEGRA.replace("7.1", "5.2")}, "d has L4T 32.5.2, but"),
+        ({"sudo": 1}, "d does not let its user become root, which Docker needs"),
+        ({"time": 1002.0 + 365 * 86400}, "d has a clock that is 31536000 s ahead: let it reach a time server"),
+        ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind"),
+        ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
+        ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
+        ({"docker": {"error": "not installed"}}, "d has no Docker engine: install docker.io there"),
+        ({"docker": {"error": "does not answer (x)"}}, "d has a Docker engine that does not answer (x)"),
+        (
+            {"group": "jetson", "tegra": TEGRA, "docker": {"version": "1", "runtimes": [], "free": 9e9}},
+            "d has a Docker engine that knows no runtime nvidia",
+        ),
+        ({"port": "no answer within 5 s"}, "d cannot reach the server at 192.0.2.1:9092 (no answer within 5 s)"),
+        ({"facts": {"msg": "it broke"}}, "d could not be looked at: it broke"),
+    ],
+)
+def test_what_breaks_a_deployment_fails(changes, sentence):
+    report = judge(**changes)
+    (found,) = report["failures"]["d"]
+    assert found.startswith(sentence) and found.endswith(".") and "!" in report["table"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"time": 1062.0}, "d has a clock that is 60 s ahead"),
+        ({"memory": {"total": 1e9, "available": 1e8, "swap": 0}}, "d has 100 MB of memory and swap to spare"),
+        ({"memory_cgroup": False}, "d cannot limit a container's memory: add cgroup_enable=memory"),
+        ({"throttled": 0x50005}, "d is slowed down, short of voltage: use a stronger power supply"),
+        ({"throttled": 0x80000}, "d was since its boot slowed down, too hot: give it a cooler"),
+        ({"wifi": -82}, "d has weak Wi-Fi (-82 dBm)"),
+        ({"trainer": {"ready": False, "problem": "no data."}}, "d has a trainer that is not usable: no data"),
+    ],
+)
+def test_what_is_worth_a_look_warns(changes, sentence):
+    report = judge(**changes)
+    assert not report["failures"] and "~" in report["table"]
+    (found,) = report["warnings"]
+    assert found.startswith(sentence)
+
+
+@pytest.mark.parametrize("time", [1000.0, 1001.5, 1002.0])
+def test_within_the_time_that_asking_took_nothing_is_said_of_the_clock(time):
+    assert judge(time=time)["devices"]["d"]["clock"] == {"state": "ok", "word": "0 s", "sentence": ""}
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("Host key verification failed.", "d has an SSH host key that this machine does not know: look at it"),
+        ("@ REMOTE HOST IDENTIFICATION HAS CHANGED! @ Host key verification failed.", "d shows another SSH host key"),
+        ("pi@192.0.2.11: Permission denied (publickey,password).", "d refuses the login of pi: copy your key there"),
+        ("ssh: connect to host 192.0.2.11 port 22: Connection timed out", "d does not answer at 192.0.2.11"),
+        ("ssh: connect to host 192.0.2.11 port 22: No route to host", "d does not answer at 192.0.2.11"),
+        ("Could not resolve hostname: Name or service not known", "d has the address 192.0.2.11, which no name"),
+        ("/bin/sh: 1: /usr/bin/python3: not found", "d has no Python that Ansible can use"),
+        ("it is Tuesday", "d cannot be reached: it is Tuesday"),
+    ],
+)  # fmt: skip
+def test_a_device_that_is_not_reached_is_told_why(message, sentence):
+    report = judge(reach={"unreachable": True, "msg": message})
+    (found,) = report["failures"]["d"]
+    assert found.startswith(sentence) and list(report["devices"]["d"]) == ["ssh"]
+
+
+def test_this_machine_is_looked_at(tmp_path):
+    arguments = {"home": str(tmp_path / "a" / "b"), "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
+    done = subprocess.run(
+        [sys.executable, ROLE / "library" / "preflight_facts.py"], input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    facts = json.loads(done.stdout)["preflight"]
+    assert set(facts) == set(GOOD) and facts["bits"] == 64 and facts["port"] == "refused" and facts["asked_at"] == 5.0
+    assert facts["memory"]["total"] > facts["memory"]["available"] > 0 and facts["free"] > 0
+    assert not (tmp_path / "a").exists()
