@@ -25,7 +25,7 @@ from systems import CHECKOUT, DEVICES, HERE, ROUND_SECONDS, SYSTEMS, Case, Syste
 def cases(data: Path) -> list[Case]:
     """Return what is measured; where nothing is trained the data doesn't matter."""
     folder = {"dataset_name": "folder", "dataset_path": str(data), "dataset_partition": "iid", "dataset_heldout": 0.1}
-    noop, large = HERE / "noop_task.py", "nothing to train, a model of 35 MB in {} tensors"
+    noop, large = HERE / "noop_task.py", "nothing to train, a model of 35 MB, number of tensors: {}"
     return [
         Case("training", "training: CIFAR-10, LeNet5", CHECKOUT / "fl_app" / "task.py", data=folder),
         Case("nothing", "nothing to train, a model as small as the tutorial's", noop),

@@ -162,7 +162,7 @@ def test_preflight_says_what_is_wrong_with_each_board(boards):
         assert done.returncode != 0
         assert "rpi-1 has a Docker engine that does not answer" in words
         assert "rpi-1 is slowed down, short of voltage" in words
-        assert "jetson-2gb-1 shows another SSH host key than before" in words
+        assert "jetson-2gb-1 shows another SSH host key than before" in words, done.stdout
         assert "jetson-4gb-1 has an SSH host key that this machine does not know" in words
     finally:
         known.write_text("\n".join([*lines, ""]))

@@ -72,12 +72,18 @@ def test_variables_of_a_group_or_host_change_its_shape(tmp_path):
     ("limits", "subnet", "sentence"),
     [
         ({"pi": 1}, NET, "rehearsal_boards names pi, but the groups to rehearse are all, devices"),
+        ({"rpi": "one"}, NET, "rehearsal_boards has 'one' for rpi, which is no number of boards"),
         ({}, "172.30.0.0/28", "rehearsal_subnet 172.30.0.0/28 has no addresses for 10 boards"),
+        ({}, "172.30.0.1/24", "rehearsal_subnet is 172.30.0.1/24, which is no subnet"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_said(lab, limits, subnet, sentence):
     with pytest.raises(AnsibleFilterError, match=sentence):
         rehearsal.fleet(lab, SHAPES, limits, subnet, "r")
+
+
+def test_this_machine_has_the_first_address():
+    assert rehearsal.gateway("10.0.0.128/25") == "10.0.0.129"
 
 
 def test_an_inventory_without_devices_is_refused():

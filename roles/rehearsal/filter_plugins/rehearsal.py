@@ -29,9 +29,12 @@ def fleet(
         raise AnsibleFilterError(
             f"rehearsal_boards names {', '.join(unknown)}, but the groups to rehearse are {', '.join(groups)}."
         )
+    for group, count in limits.items():
+        if not str(count).isdigit():
+            raise AnsibleFilterError(f"rehearsal_boards has {count!r} for {group}, which is no number of boards.")
     left_out = {host for group, count in limits.items() for host in members[group][int(count) :]}
     hosts = [host for host in members["devices"] if host not in left_out]
-    network = ipaddress.ip_network(subnet)
+    network = _network(subnet)
     if len(hosts) > network.num_addresses - FIRST_ADDRESS - 1:
         raise AnsibleFilterError(f"rehearsal_subnet {subnet} has no addresses for {len(hosts)} boards.")
     found: list[dict[str, Any]] = []
@@ -48,6 +51,11 @@ def fleet(
             **board, "name": host, "container": f"{name}-{host}", "address": str(network[FIRST_ADDRESS + index])
         })  # fmt: skip
     return found
+
+
+def gateway(subnet: str) -> str:
+    """Return the address of this machine in `subnet`. Raises AnsibleFilterError where that is no subnet."""
+    return str(_network(subnet)[1])
 
 
 def image(board: dict[str, Any], recipe: str) -> str:
@@ -88,6 +96,13 @@ def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: di
     return {"all": rewrite(tree["all"])}
 
 
+def _network(subnet: str) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(subnet)
+    except ValueError as error:
+        raise AnsibleFilterError(f"rehearsal_subnet is {subnet}, which is no subnet: {error}.") from None
+
+
 def _hosts(groups: dict[str, Any], name: str) -> list[str]:
     """Return the hosts of a group and its children, in the inventory's order, each once."""
     group = groups.get(name, {})
@@ -115,4 +130,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"rehearsal_fleet": fleet, "rehearsal_image": image, "rehearsal_inventory": inventory}
+        return {
+            "rehearsal_fleet": fleet, "rehearsal_gateway": gateway, "rehearsal_image": image,
+            "rehearsal_inventory": inventory,
+        }  # fmt: skip
