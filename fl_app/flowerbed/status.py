@@ -28,7 +28,7 @@ def main() -> None:
 
             state = control.status(config["control"], config["devices"], options.wait_devices)
         elif options.wait is not None:
-            state = Trainer(config["socket"]).wait_ready(options.wait)
+            state = Trainer(config["socket"]).wait_ready(options.wait, again=True)
         else:
             state = Trainer(config["socket"]).health()
     except (OSError, TrainerError) as error:

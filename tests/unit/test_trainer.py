@@ -209,6 +209,17 @@ def test_a_task_or_data_that_cannot_be_used_is_told_by_health(home, tmp_path, ta
             trainer.call("train", b"", CONFIG)
 
 
+def test_whoever_waits_for_a_trainer_is_not_told_of_what_has_been_put_right(home, tmp_path):
+    with running(tmp_path):
+        trainer = Trainer(str(tmp_path / "trainer.sock"))
+        with pytest.raises(TrainerError, match="the data folder data is missing"):
+            trainer.wait_ready(120)
+        with pytest.raises(TrainerError, match="the data folder data is missing"):
+            trainer.wait_ready(120, again=True)
+        (tmp_path / "data").symlink_to(home / "data")
+        assert trainer.wait_ready(120, again=True)["ready"]
+
+
 def test_a_caller_that_goes_away_in_the_middle_of_its_request_does_no_harm(home, trainer):
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(home / "trainer.sock"))

@@ -40,14 +40,18 @@ class Trainer:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see logs/trainer.log") from None
 
-    def wait_ready(self, seconds: float) -> dict[str, Any]:
-        """Return its health once it is ready. Raises TrainerError at once if it has a problem, or after `seconds`."""
+    def wait_ready(self, seconds: float, again: bool = False) -> dict[str, Any]:
+        """Return its health once it is ready. Raises TrainerError at once if it has a problem, or after `seconds`.
+
+        With `again`, only a problem that is found from now on counts: what was wrong may have been put right since.
+        """
+        since = time.monotonic() if again else 0.0  # one clock for all processes of a Linux
         deadline = time.monotonic() + seconds
         while True:
             sentence = f"the trainer on {self.path} was still loading after {seconds:g} s: see logs/trainer.log"
             try:
                 health = self.health()
-                if health["problem"]:
+                if health["problem"] and health["tried"] >= since:
                     raise _Unusable(health["problem"])
                 if health["ready"]:
                     return health

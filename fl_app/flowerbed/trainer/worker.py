@@ -14,7 +14,7 @@ from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
 
-RETRY_SECONDS = 5
+RETRY_SECONDS = 2
 
 
 class Refused(ValueError):
@@ -33,7 +33,7 @@ class Worker:
         self.name = config["name"]
         self.ready = False
         self.problem = None
-        self._tried = 0.0
+        self._begun = self._tried = 0.0  # the last warm-up: its begin on the monotonic clock, its end
         self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
         self.train_data = self.heldout_data = None
         self.slots = Slots(config.get("slots"), int(config.get("threads", 1)))
@@ -48,6 +48,7 @@ class Worker:
 
     def warm_up(self):
         """Import torch, load the task and the data. On failure `problem` says why, and the trainer stays up."""
+        self._begun = time.monotonic()
         self._tried = float("inf")  # until it has been
         try:
             import torch
@@ -76,6 +77,7 @@ class Worker:
         """Return what the trainer is and has, as a dict for JSON."""
         return dict(
             self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
+            tried=self._begun,
             python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=peak_memory(),
             examples=_length(self.train_data), heldout_examples=_length(self.heldout_data),
         )  # fmt: skip
