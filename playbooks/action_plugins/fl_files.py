@@ -56,7 +56,7 @@ class ActionModule(ActionBase):
         before = answer.pop("before", {})
         if self._task.diff and answer.get("changed"):
             answer["diff"] = _difference(answer, before, texts)
-        return {**result, **answer}
+        return {**result, **answer, "digest": digest}
 
     def _walk(self, folder: str) -> list[tuple[str, Path | None]]:
         """Return the files below `folder` by their relative names, without caches and hidden ones."""

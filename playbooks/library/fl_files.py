@@ -39,6 +39,7 @@ EXAMPLES = """
 RETURN = """
 placed: {description: Files that were written, or would be., type: list, returned: always}
 removed: {description: Files that were removed, or would be., type: list, returned: always}
+digest: {description: Checksum of all files but those that are sealed., type: str, returned: always}
 """
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROLE = Path(__file__).parents[2] / "roles" / "preflight"
+ROOT = Path(__file__).parents[2]
+ROLE = ROOT / "roles" / "preflight"
 spec = importlib.util.spec_from_file_location("preflight", ROLE / "filter_plugins" / "preflight.py")
 preflight = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(preflight)
@@ -25,10 +26,11 @@ TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 
 def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, **changes):
     """Judge one device with these facts changed."""
+    found = facts or {"board": {**GOOD, **changes}}
     own = {
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
-        "preflight_reach": reach or {"ping": "pong"}, "preflight_sudo": {"rc": sudo},
-        "preflight_facts": facts or {"preflight": {**GOOD, **changes}},
+        "board_answer": reach or ({"msg": "Missing sudo password"} if sudo else found),
+        "board_plain": found if sudo else {"skipped": True},
     }  # fmt: skip
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
@@ -129,10 +131,10 @@ def test_a_device_that_is_not_reached_is_told_why(message, sentence):
 def test_this_machine_is_looked_at(tmp_path):
     arguments = {"home": str(tmp_path / "a" / "b"), "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
     done = subprocess.run(
-        [sys.executable, ROLE / "library" / "preflight_facts.py"], input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True, text=True,
+        [sys.executable, ROOT / "playbooks/library/board_facts.py"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
     )  # fmt: skip
-    facts = json.loads(done.stdout)["preflight"]
-    assert set(facts) == set(GOOD) and facts["bits"] == 64 and facts["port"] == "refused" and facts["asked_at"] == 5.0
+    facts = json.loads(done.stdout)["board"]
+    assert set(facts) >= set(GOOD) and facts["bits"] == 64 and facts["port"] == "refused" and facts["asked_at"] == 5.0
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0 and facts["free"] > 0
     assert not (tmp_path / "a").exists()

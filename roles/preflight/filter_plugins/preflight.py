@@ -32,8 +32,8 @@ class Device(NamedTuple):
 
 
 def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
-    """Judge a first connection; `answer` is what ping returned."""
-    if answer.get("ping") == "pong":
+    """Judge a first connection; `answer` is what board_facts returned."""
+    if "board" in answer:
         return Finding(OK, "yes")
     said, address, user = " ".join(str(answer.get("msg", "")).split()), wanted["address"], wanted["user"]
     login = f"{user}@{address}" if user else address
@@ -55,7 +55,9 @@ def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
     ):  # fmt: skip
         if re.search(pattern, said, re.IGNORECASE):
             return Finding(FAIL, word, sentence)
-    return Finding(FAIL, "no", f"cannot be reached: {said}")
+    if answer.get("unreachable"):
+        return Finding(FAIL, "no", f"cannot be reached: {said}")
+    return Finding(FAIL, "python", f"could not be looked at: {said or 'it said nothing'}")
 
 
 def sudo(device: Device) -> Finding:
@@ -228,7 +230,7 @@ def judge(
 ) -> dict[str, Any]:
     """Return the report: by device and check its state, word and sentence; the table; the sentences; what failed.
 
-    `hostvars` has by device what the tasks returned (preflight_reach, preflight_sudo, preflight_facts), `fleet` its
+    `hostvars` has by device what the tasks returned (the role board's two answers), `fleet` its
     fl_* variables; `end` is the time (in seconds since 1970) at which the last device had answered.
     """
     report: dict[str, dict[str, Finding]] = {}
@@ -239,16 +241,13 @@ def judge(
             "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
             "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
         }  # fmt: skip
-        found = report[name] = {"ssh": reach(own["preflight_reach"], wanted)}
+        as_root, plain = own["board_answer"], own.get("board_plain", {})
+        answer = as_root if "board" in as_root or as_root.get("unreachable") or plain.get("skipped") else plain
+        found = report[name] = {"ssh": reach(answer, wanted)}
         if found["ssh"].state == FAIL:
             continue
-        answer = own["preflight_facts"]
-        if "preflight" not in answer:
-            said = " ".join(str(answer.get("msg", "it said nothing")).split())
-            found["ssh"] = Finding(FAIL, "python", f"could not be looked at: {said}")
-            continue
-        facts = answer["preflight"]
-        facts = {**facts, "sudo": own["preflight_sudo"].get("rc") == 0, "offset": _offset(facts, end)}
+        facts = answer["board"]
+        facts = {**facts, "sudo": "board" in as_root, "offset": _offset(facts, end)}
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
         found |= {check: judged(device) for check, judged in CHECKS.items()}
     return {

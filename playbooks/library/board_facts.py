@@ -1,4 +1,4 @@
-"""What preflight must know of a device, gathered in one call. Runs on the device's Python, 3.6 or newer."""
+"""What Flowerbed must know of a device, gathered in one call. Runs on the device's Python, 3.6 or newer."""
 
 import glob
 import http.client
@@ -14,7 +14,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
-module: preflight_facts
+module: board_facts
 short_description: Look at a device without changing anything
 options:
   home: {description: Folder that a deployment will use; it need not be there yet., type: path, required: true}
@@ -27,11 +27,11 @@ options:
 
 EXAMPLES = """
 - name: Look at the board
-  preflight_facts: {home: /opt/flowerbed/rpi-1, server_host: 192.0.2.10, server_port: 9092}
+  board_facts: {home: /opt/flowerbed/rpi-1, server_host: 192.0.2.10, server_port: 9092}
 """
 
 RETURN = """
-preflight: {description: What was found., type: dict, returned: always}
+board: {description: What was found., type: dict, returned: always}
 """
 
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -172,6 +172,22 @@ def trainer(home):
         os.chdir(here)
 
 
+def kind(model, tegra):
+    """Return what the board is, by the files that show it: raspberry_pi, jetson or other."""
+    return "jetson" if tegra else "raspberry_pi" if "Raspberry Pi" in (model or "") else "other"
+
+
+def before(home):
+    """Return how roles found the device before they first changed it, by role: see the role board."""
+    found = {}
+    for path in glob.glob(os.path.join(os.path.dirname(home), "before", "*.json")):
+        try:
+            found[os.path.basename(path)[: -len(".json")]] = json.loads(text(path))
+        except ValueError:
+            continue  # being written
+    return found
+
+
 def main():
     """Look, and report."""
     module = AnsibleModule(
@@ -186,15 +202,16 @@ def main():
         supports_check_mode=True,
     )
     options = module.params
+    model, tegra = first_line(*options["model_files"]), first_line("/etc/nv_tegra_release")
     found = {
-        "model": first_line(*options["model_files"]), "release": release(),
-        "tegra": first_line("/etc/nv_tegra_release"), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
+        "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
+        "before": before(options["home"]), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
         "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(), "docker": docker(),
         "port": port(options["server_host"], options["server_port"], options["timeout"]),
         "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
     }  # fmt: skip
-    module.exit_json(changed=False, preflight=found)
+    module.exit_json(changed=False, board=found)
 
 
 if __name__ == "__main__":
