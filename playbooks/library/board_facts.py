@@ -132,14 +132,19 @@ def ask(path, question):
 
 
 def docker():
-    """Return the engine's version, runtimes and free bytes; or an error."""
+    """Return the engine's version, runtimes, free bytes, images' ids by name, containers by name; or an error."""
     if not glob.glob("/usr/*bin/dockerd") and not os.path.exists(DOCKER_SOCKET):
         return {"error": "not installed"}
     try:
         version, info = ask(DOCKER_SOCKET, "/version"), ask(DOCKER_SOCKET, "/info")
+        images, containers = ask(DOCKER_SOCKET, "/images/json"), ask(DOCKER_SOCKET, "/containers/json?all=true")
         return {
             "version": version["Version"], "runtimes": sorted(info.get("Runtimes") or {}),
             "free": free_space(info["DockerRootDir"]),
+            "images": {name: image["Id"] for image in images
+                       for name in (image["RepoTags"] or []) + (image["RepoDigests"] or [])},
+            "containers": {found["Names"][0].lstrip("/"): {"state": found["State"], "image": found["ImageID"],
+                                                           "labels": found["Labels"]} for found in containers},
         }  # fmt: skip
     except PermissionError:
         return {"error": "may not be used by this user"}
