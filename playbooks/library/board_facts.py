@@ -166,7 +166,7 @@ def engine():
     found = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
     try:
         with open(found["path"], encoding="utf-8", errors="replace") as file:
-            found.update(text=file.read(), mode="%04o" % stat.S_IMODE(os.stat(found["path"]).st_mode))
+            found.update(text=file.read(), mode=f"{stat.S_IMODE(os.fstat(file.fileno()).st_mode):04o}")
     except OSError:
         pass  # there is none
     shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""

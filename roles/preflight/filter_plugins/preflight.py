@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ def disk(device: Device) -> Finding:
     """Judge the space that is left, where the images go in the docker runtime."""
     free = device.facts["free"]
     need = device.bounds["disk_docker"] if missing_images(device) else device.bounds["disk"]
-    if device.docker and not device.facts["docker"].get("error"):
+    if device.docker:
         free = min(free, device.facts["docker"]["free"])
     word = f"{free / 1e9:.1f} GB"
     if free >= need * 1e6:
@@ -149,7 +150,12 @@ def engine(device: Device) -> Finding:
     """Judge the Docker engine."""
     if not device.docker:
         return Finding(NONE, "-")
-    found = device.facts["docker"]
+    found, configuration = device.facts["docker"], device.facts["engine"]
+    try:
+        json.loads((configuration["text"] or "").strip() or "{}")
+    except json.JSONDecodeError as error:
+        return Finding(FAIL, "json", f"has a {configuration['path']} that is not JSON (line {error.lineno}: "
+                                     f"{error.msg}): correct it there")  # fmt: skip
     if "error" not in found:
         return Finding(OK, found["version"])
     if found["error"] == "not installed" and device.facts["tegra"]:
@@ -157,7 +163,9 @@ def engine(device: Device) -> Finding:
                                      "docker.io")  # fmt: skip
     if found["error"] == "not installed":
         return Finding(WARN, "none", "has no Docker engine yet: deploy.yml installs it")
-    return Finding(FAIL, "no", f"has a Docker engine that {found['error']}: look at journalctl -u docker there")
+    return Finding(
+        WARN, "no", f"has a Docker engine that {found['error']}: deploy.yml starts it, or says why it cannot"
+    )
 
 
 def nvidia(device: Device) -> Finding:
