@@ -18,8 +18,8 @@ BOUNDS = {"disk": 500, "disk_docker": 6000, "memory": 500, "clock": 5, "wifi": -
 GOOD = {
     "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
     "tegra": None, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
-    "throttled": 0, "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused", "trainer": None,
-    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
+    "throttled": 0, "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
+    "trainer": None, "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
     "asked_at": 1000.0, "time": 1001.0,
 }  # fmt: skip
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
