@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from engine import needs_engine
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 NAME = f"test-{os.getpid()}"
-ENGINE = subprocess.run(["docker", "info"], capture_output=True).returncode == 0 if shutil.which("docker") else False
-needs_engine = pytest.mark.skipif(not ENGINE, reason="no Docker engine answers on this machine")
 
 
 def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess:
