@@ -80,7 +80,10 @@ def test_no_logs_are_rotated_where_that_is_not_wanted():
 
 def test_the_mirror_comes_before_the_owners_and_only_once():
     other = "https://mirror.example"
-    assert merged({"registry-mirrors": [other, MIRROR + "/"]}, {"mirror": MIRROR})["registry-mirrors"] == [MIRROR, other]
+    assert merged({"registry-mirrors": [other, MIRROR + "/"]}, {"mirror": MIRROR})["registry-mirrors"] == [
+        MIRROR,
+        other,
+    ]
 
 
 def test_a_jetson_gets_its_runtime_and_another_kind_or_one_without_it_does_not():
@@ -175,7 +178,10 @@ def test_an_engine_that_does_not_run_or_not_at_boot_is_started():
 
 def test_what_dockerd_is_given_as_an_option_is_not_given_twice():
     result = plan(wanted={"mirror": MIRROR}, engine={"options": ["log-driver", "registry-mirror"]})
-    assert not result["write"] and "starts Docker with --registry-mirror, so registry-mirrors was not set" in result["notes"][2]
+    assert (
+        not result["write"]
+        and "starts Docker with --registry-mirror, so registry-mirrors was not set" in result["notes"][2]
+    )
     own = '{"runtimes": {"kata": {"path": "kata"}}}'
     result = plan(own, kind="jetson", engine={"options": ["add-runtime"]})
     assert json.loads(result["text"])["runtimes"] == {"kata": {"path": "kata"}}

@@ -229,7 +229,9 @@ def _state(docker: Document, engine: Document, document: Document) -> str:
         return "restarted"
     follows = (
         now == document
-        and all(any(_same(mirror, other) for other in docker["mirrors"]) for mirror in document.get("registry-mirrors", []))
+        and all(
+            any(_same(mirror, other) for other in docker["mirrors"]) for mirror in document.get("registry-mirrors", [])
+        )
         and set(document.get("runtimes", {})) <= set(docker["runtimes"])
         and document.get("default-runtime", docker["default_runtime"]) == docker["default_runtime"]
     )
