@@ -38,7 +38,7 @@ class Rehearsal:
 
     def __init__(self, name: str, subnet: str, boards: dict[str, int], folder: Path) -> None:
         self.name = f"{name}-{os.getpid()}"
-        self.inventory = folder / "inventory"
+        self.inventory = folder / self.name  # by which the server's folder is called
         self.state = ROOT / ".flowerbed" / f"{self.name}-boards"
         self._variables = {
             "rehearsal_name": self.name, "rehearsal_subnet": subnet, "rehearsal_inventory": str(self.inventory),
