@@ -159,7 +159,7 @@ def docker():
 
 
 def engine():
-    """Return the engine's configuration file, the options it was started with, its service, and NVIDIA's runtime."""
+    """Return the engine's configuration file, the options it was started with, its service; docker's command, NVIDIA's runtime."""
     command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
     command = command if command[0].endswith("dockerd") else []
     options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
@@ -171,6 +171,7 @@ def engine():
         pass  # there is none
     shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""
     found["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
+    found["command"] = shutil.which("docker") is not None
     found["nvidia"] = shutil.which("nvidia-container-runtime") is not None
     found["options"] = sorted(options)
     return found

@@ -30,7 +30,7 @@ def found(text=None, before=None, kind="raspberry_pi", docker=(), engine=(), **o
         "kind": kind, "release": "Debian GNU/Linux 12 (bookworm)", "apt": True, "requests": True, "free": 9e9,
         "before": {"docker_engine": before} if before else {}, "docker": {**runs, **dict(docker)},
         "engine": {"path": PATH, "text": text, "mode": "0644", "options": [], "nvidia": kind == "jetson",
-                   "service": service, **dict(engine)}, **other,
+                   "command": True, "service": service, **dict(engine)}, **other,
     }  # fmt: skip
 
 
@@ -117,7 +117,10 @@ def test_a_variable_that_would_keep_the_engine_from_starting_is_refused(wanted, 
     assert sentence in plan(wanted=wanted)["problem"]
 
 
-NONE = {"docker": {"error": "not installed", "free": 9e9}, "engine": {"service": {"LoadState": "not-found"}}}
+NONE = {
+    "docker": {"error": "not installed", "free": 9e9},
+    "engine": {"service": {"LoadState": "not-found"}, "command": False},
+}
 
 
 def test_without_an_engine_debians_is_installed_which_starts_with_the_merged_file():

@@ -187,10 +187,10 @@ def _check(found: Document, wanted: Document) -> None:
 
 
 def _packages(found: Document, there: bool) -> list[str]:
-    """Return what is missing; in Debian 13, Docker's command is a package of its own."""
+    """Return what is missing. From Debian 13 on, Docker's command is a package of its own."""
     packages = [] if there else ["docker.io"]
     debian = re.search(r"Debian GNU/Linux (\d+)", found["release"] or "")
-    if packages and debian and int(debian[1]) >= 13:
+    if not found["engine"]["command"] and debian and int(debian[1]) >= 13:
         packages.append("docker-cli")
     return packages if found["requests"] else [*packages, "python3-requests"]
 
