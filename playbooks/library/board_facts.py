@@ -159,7 +159,7 @@ def docker():
 
 
 def engine():
-    """Return the engine's configuration file, the options it was started with, its service; docker's command, NVIDIA's runtime."""
+    """Return the engine's configuration, options and service, and whether docker's and NVIDIA's commands are there."""
     command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
     command = command if command[0].endswith("dockerd") else []
     options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
