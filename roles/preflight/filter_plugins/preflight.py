@@ -67,6 +67,8 @@ def sudo(device: Device) -> Finding:
         return Finding(NONE, "-")
     if device.facts["sudo"]:
         return Finding(OK, "yes")
+    if "Incorrect sudo password" in device.facts["said"]:
+        return Finding(FAIL, "wrong", "refuses the password for sudo: call this again with -K, and give the right one")
     return Finding(FAIL, "no", "does not let its user become root, which Docker needs: give that user sudo, and add -K "
                                "here if it asks for a password")  # fmt: skip
 
@@ -272,7 +274,7 @@ def judge(
         if found["ssh"].state == FAIL:
             continue
         facts = answer["board"]
-        facts = {**facts, "sudo": "board" in as_root, "offset": _offset(facts, end)}
+        facts = {**facts, "sudo": "board" in as_root, "said": str(as_root.get("msg", "")), "offset": _offset(facts, end)}
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
         found |= {check: judged(device) for check, judged in CHECKS.items()}
     return {
