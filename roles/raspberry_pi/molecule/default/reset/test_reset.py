@@ -1,0 +1,2 @@
+def test_x(host):
+    assert not host.file("/etc/x").exists
