@@ -276,7 +276,12 @@ def judge(
         if found["ssh"].state == FAIL:
             continue
         facts = answer["board"]
-        facts = {**facts, "sudo": "board" in as_root, "said": str(as_root.get("msg", "")), "offset": _offset(facts, end)}
+        facts = {
+            **facts,
+            "sudo": "board" in as_root,
+            "said": str(as_root.get("msg", "")),
+            "offset": _offset(facts, end),
+        }
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
         found |= {check: judged(device) for check, judged in CHECKS.items()}
     return {
