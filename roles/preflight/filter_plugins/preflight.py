@@ -160,6 +160,8 @@ def engine(device: Device) -> Finding:
                                      f"{error.msg}): correct it there")  # fmt: skip
     if "error" not in found:
         return Finding(OK, found["version"])
+    if not device.facts["sudo"]:
+        return Finding(NONE, "?")
     if found["error"] == "not installed" and device.facts["tegra"]:
         return Finding(FAIL, "none", "has no Docker engine, which JetPack brings: flash JetPack 4.6.1, or install its "
                                      "docker.io")  # fmt: skip
