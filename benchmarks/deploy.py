@@ -80,6 +80,7 @@ class Boards(Fleet):
         hosts = yaml.safe_load((self.like / "hosts.yml").read_text())
         children = hosts["all"]["children"]["devices"]["children"]
         names = devices(count)
+        self.containers = [f"{NAME}-{name}" for group in names.values() for name in group]
         for group, within in (("rpi", children), *((group, children["jetson"]["children"])
                                                    for group in ("jetson_2gb", "jetson_4gb"))):  # fmt: skip
             within[group]["hosts"] = dict.fromkeys(names[group.replace("_", "-")], {})
@@ -98,11 +99,9 @@ class Boards(Fleet):
 
     def received(self) -> dict[str, int]:
         """Return the bytes that each board's network has brought it."""
-        names = subprocess.run(["docker", "ps", "--filter", f"label=flowerbed.rehearsal={NAME}", "--format",
-                                "{{.Names}}"], check=True, capture_output=True, text=True).stdout.split()  # fmt: skip
         file = "/sys/class/net/eth0/statistics/rx_bytes"
         return {name: int(subprocess.run(["docker", "exec", name, "cat", file], check=True, capture_output=True).stdout)
-                for name in names}  # fmt: skip
+                for name in self.containers}  # fmt: skip
 
     def _rehearse(self, state: str) -> None:
         variables = {
