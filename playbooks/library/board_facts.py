@@ -192,8 +192,6 @@ def ask(path, question):
 def docker():
     """Return what the engine says of itself, images' ids by name, containers by name; or an error. And free bytes."""
     free = free_space("/var/lib/docker")
-    if not sum(map(glob.glob, DOCKERD), []) and not os.path.exists(DOCKER_SOCKET):
-        return {"error": "not installed", "free": free}
     try:
         version, info = ask(DOCKER_SOCKET, "/version"), ask(DOCKER_SOCKET, "/info")
         images, containers = ask(DOCKER_SOCKET, "/images/json"), ask(DOCKER_SOCKET, "/containers/json?all=true")
@@ -209,22 +207,24 @@ def docker():
     except PermissionError:
         return {"error": "may not be used by this user", "free": free}
     except (OSError, ValueError, KeyError) as error:
-        return {"error": f"does not answer ({error})", "free": free}
+        there = sum(map(glob.glob, DOCKERD), [])
+        return {"error": f"does not answer ({error})" if there else "not installed", "free": free}
 
 
 def engine():
-    """Return the engine's configuration file, the options it was started with, its service, and NVIDIA's runtime."""
+    """Return the engine's configuration, options and service, and whether docker's and NVIDIA's commands are there."""
     command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
     command = command if command[0].endswith("dockerd") else []
     options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
     found = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
     try:
         with open(found["path"], encoding="utf-8", errors="replace") as file:
-            found.update(text=file.read(), mode=f"{stat.S_IMODE(os.stat(found['path']).st_mode):04o}")
+            found.update(text=file.read(), mode=f"{stat.S_IMODE(os.fstat(file.fileno()).st_mode):04o}")
     except OSError:
         pass  # there is none
     shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""
     found["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
+    found["command"] = shutil.which("docker") is not None
     found["nvidia"] = shutil.which("nvidia-container-runtime") is not None
     found["options"] = sorted(options)
     return found

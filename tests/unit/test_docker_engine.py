@@ -21,15 +21,16 @@ PATH = "/etc/docker/daemon.json"
 def found(text=None, before=None, kind="raspberry_pi", docker=(), engine=(), **other):
     """What board_facts has of a board with a running engine and this daemon.json."""
     runs = {
-        "version": "20.10.24", "runtimes": ["nvidia", "runc"], "default_runtime": "nvidia" if kind == "jetson" else "runc",
-        "mirrors": [], "live_restore": False, "containers": {}, "free": 9e9,
+        "version": "20.10.24", "runtimes": ["nvidia", "runc"], "mirrors": [],
+        "default_runtime": "nvidia" if kind == "jetson" else "runc",
+        "live_restore": False, "containers": {}, "free": 9e9,
     }  # fmt: skip
     service = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
     return {
         "kind": kind, "release": "Debian GNU/Linux 12 (bookworm)", "apt": True, "requests": True, "free": 9e9,
         "before": {"docker_engine": before} if before else {}, "docker": {**runs, **dict(docker)},
         "engine": {"path": PATH, "text": text, "mode": "0644", "options": [], "nvidia": kind == "jetson",
-                   "service": service, **dict(engine)}, **other,
+                   "command": True, "service": service, **dict(engine)}, **other,
     }  # fmt: skip
 
 
@@ -80,7 +81,10 @@ def test_no_logs_are_rotated_where_that_is_not_wanted():
 
 def test_the_mirror_comes_before_the_owners_and_only_once():
     other = "https://mirror.example"
-    assert merged({"registry-mirrors": [other, MIRROR + "/"]}, {"mirror": MIRROR})["registry-mirrors"] == [MIRROR, other]
+    assert merged({"registry-mirrors": [other, MIRROR + "/"]}, {"mirror": MIRROR})["registry-mirrors"] == [
+        MIRROR,
+        other,
+    ]
 
 
 def test_a_jetson_gets_its_runtime_and_another_kind_or_one_without_it_does_not():
@@ -105,14 +109,18 @@ def test_a_file_that_docker_could_not_use_is_left_alone(text, sentence):
 
 @pytest.mark.parametrize(("wanted", "sentence"), [
     ({"mirror": "http://192.0.2.1:5000/v2"}, "docker_engine_mirror http://192.0.2.1:5000/v2"),
-    ({"mirror": "192.0.2.1:5000"}, "docker_engine_mirror"), ({"log_max_size": "10 MB"}, "docker_engine_log_max_size 10 MB"),
+    ({"mirror": "192.0.2.1:5000"}, "docker_engine_mirror"),
+    ({"log_max_size": "10 MB"}, "docker_engine_log_max_size 10 MB"),
     ({"log_max_file": 0}, "docker_engine_log_max_file 0"),
 ])  # fmt: skip
 def test_a_variable_that_would_keep_the_engine_from_starting_is_refused(wanted, sentence):
     assert sentence in plan(wanted=wanted)["problem"]
 
 
-NONE = {"docker": {"error": "not installed", "free": 9e9}, "engine": {"service": {"LoadState": "not-found"}}}
+NONE = {
+    "docker": {"error": "not installed", "free": 9e9},
+    "engine": {"service": {"LoadState": "not-found"}, "command": False},
+}
 
 
 def test_without_an_engine_debians_is_installed_which_starts_with_the_merged_file():
@@ -175,7 +183,10 @@ def test_an_engine_that_does_not_run_or_not_at_boot_is_started():
 
 def test_what_dockerd_is_given_as_an_option_is_not_given_twice():
     result = plan(wanted={"mirror": MIRROR}, engine={"options": ["log-driver", "registry-mirror"]})
-    assert not result["write"] and "starts Docker with --registry-mirror, so registry-mirrors was not set" in result["notes"][2]
+    assert (
+        not result["write"]
+        and "starts Docker with --registry-mirror, so registry-mirrors was not set" in result["notes"][2]
+    )
     own = '{"runtimes": {"kata": {"path": "kata"}}}'
     result = plan(own, kind="jetson", engine={"options": ["add-runtime"]})
     assert json.loads(result["text"])["runtimes"] == {"kata": {"path": "kata"}}
