@@ -7,12 +7,13 @@ export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help demo stop test lint lock .venv .venv-dev
+.PHONY: help demo stop test test-all lint lock .venv .venv-dev
 
 help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
 	@echo 'make stop    stop those clients and their server'
 	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
+	@echo 'make test-all  the same, but fail for each test that this machine lacks something for, such as a Docker engine'
 	@echo 'make lint    run ansible-lint, yamllint and ruff'
 	@echo 'make .venv   only install what is pinned in requirements.txt'
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
@@ -30,6 +31,9 @@ stop: .venv
 
 test: .venv-dev
 	pytest $(ARGS)
+
+test-all: .venv-dev
+	pytest --all $(ARGS)
 
 lint: .venv-dev
 	ansible-lint

@@ -74,6 +74,8 @@ DEVICE_COLUMNS: dict[str, Callable[[Event], str]] = {
     "s transfer": lambda event: number(event.get("seconds_transfer"), 2),
     "MB down": lambda event: megabytes(event.get("bytes_down")),
     "MB up": lambda event: megabytes(event.get("bytes_up")),
+    "Python": lambda event: str(event.get("python", NOTHING)),
+    "torch": lambda event: str(event.get("torch", NOTHING)),
     "status": status,
 }
 

@@ -2,10 +2,13 @@
 
 import glob
 import http.client
+import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -35,6 +38,7 @@ board: {description: What was found., type: dict, returned: always}
 """
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+DOCKERD = ("/usr/*bin/dockerd", "/usr/local/*bin/dockerd")
 
 
 def first_line(*paths):
@@ -132,24 +136,44 @@ def ask(path, question):
 
 
 def docker():
-    """Return the engine's version, runtimes, free bytes, images' ids by name, containers by name; or an error."""
-    if not glob.glob("/usr/*bin/dockerd") and not os.path.exists(DOCKER_SOCKET):
-        return {"error": "not installed"}
+    """Return what the engine says of itself, images' ids by name, containers by name; or an error. And free bytes."""
+    free = free_space("/var/lib/docker")
+    if not sum(map(glob.glob, DOCKERD), []) and not os.path.exists(DOCKER_SOCKET):
+        return {"error": "not installed", "free": free}
     try:
         version, info = ask(DOCKER_SOCKET, "/version"), ask(DOCKER_SOCKET, "/info")
         images, containers = ask(DOCKER_SOCKET, "/images/json"), ask(DOCKER_SOCKET, "/containers/json?all=true")
         return {
             "version": version["Version"], "runtimes": sorted(info.get("Runtimes") or {}),
-            "free": free_space(info["DockerRootDir"]),
+            "default_runtime": info["DefaultRuntime"], "mirrors": info["RegistryConfig"]["Mirrors"] or [],
+            "live_restore": info["LiveRestoreEnabled"], "free": free_space(info["DockerRootDir"]),
             "images": {name: image["Id"] for image in images
                        for name in (image["RepoTags"] or []) + (image["RepoDigests"] or [])},
             "containers": {found["Names"][0].lstrip("/"): {"state": found["State"], "image": found["ImageID"],
                                                            "labels": found["Labels"]} for found in containers},
         }  # fmt: skip
     except PermissionError:
-        return {"error": "may not be used by this user"}
+        return {"error": "may not be used by this user", "free": free}
     except (OSError, ValueError, KeyError) as error:
-        return {"error": f"does not answer ({error})"}
+        return {"error": f"does not answer ({error})", "free": free}
+
+
+def engine():
+    """Return the engine's configuration file, the options it was started with, its service, and NVIDIA's runtime."""
+    command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
+    command = command if command[0].endswith("dockerd") else []
+    options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
+    found = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
+    try:
+        with open(found["path"], encoding="utf-8", errors="replace") as file:
+            found.update(text=file.read(), mode="%04o" % stat.S_IMODE(os.stat(found["path"]).st_mode))
+    except OSError:
+        pass  # there is none
+    shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""
+    found["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
+    found["nvidia"] = shutil.which("nvidia-container-runtime") is not None
+    found["options"] = sorted(options)
+    return found
 
 
 def port(host, number, timeout):
@@ -212,7 +236,9 @@ def main():
         "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
         "before": before(options["home"]), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
-        "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(), "docker": docker(),
+        "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
+        "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),
+        "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(),
         "port": port(options["server_host"], options["server_port"], options["timeout"]),
         "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
     }  # fmt: skip

@@ -1,82 +1,20 @@
-"""A rehearsal's boards: real containers on a real engine, over real SSH. Skipped by name where there is no engine."""
+"""A rehearsal's boards: what they show, and what preflight finds on them. Skipped by name where there is no engine."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-NAME = f"test-{os.getpid()}"
-ENGINE = subprocess.run(["docker", "info"], capture_output=True).returncode == 0 if shutil.which("docker") else False
-needs_engine = pytest.mark.skipif(not ENGINE, reason="no Docker engine answers on this machine")
-
-
-def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run one of Ansible's programs in this checkout."""
-    done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8", **environment},
-    )  # fmt: skip
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
-
-
-def play(book: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run a playbook."""
-    return ansible("ansible-playbook", f"{book}.yml", *arguments, **environment)
-
-
-def docker(*command: str) -> list[str]:
-    """Return the lines that docker prints."""
-    return subprocess.run(["docker", *command], check=True, capture_output=True, text=True).stdout.splitlines()
-
-
-class Rehearsal:
-    """One board of each kind, rehearsed from inventory/lab, with an inventory of its own in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.inventory = folder / "inventory"
-
-    def rehearse(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Call the playbook with a name, a subnet, a size and an inventory of its own."""
-        own = {
-            "rehearsal_name": NAME, "rehearsal_subnet": "172.30.99.0/24", "rehearsal_inventory": str(self.inventory),
-            "rehearsal_boards": {"rpi": 1, "jetson_2gb": 1, "jetson_4gb": 1}, "rehearsal_keep_images": True,
-        }  # fmt: skip
-        return play("playbooks/rehearsal", *arguments, "-e", json.dumps(own))
-
-    def shell(self, board: str, command: str) -> str:
-        """Return what a command says on a board, over SSH."""
-        done = ansible("ansible", "-i", str(self.inventory), board, "-b", "-m", "ansible.builtin.shell", "-a", command)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.partition(">>\n")[2].strip()
+from boards import Rehearsal, ansible, docker, play, rehearsal
+from engine import needs_engine
 
 
 @pytest.fixture(scope="module")
 def boards() -> Iterator[Rehearsal]:
-    """Three boards, removed in the end."""
-    volumes = docker("volume", "ls", "--quiet")
-    with tempfile.TemporaryDirectory() as folder:
-        rehearsal = Rehearsal(Path(folder))
-        try:
-            done = rehearsal.rehearse("-e", "state=present")
-            assert done.returncode == 0, done.stdout + done.stderr
-            yield rehearsal
-        finally:
-            done = rehearsal.rehearse("-e", "state=absent")
-            assert done.returncode == 0, done.stdout + done.stderr
-    everything = docker("ps", "--all", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
-    assert not [name for name in everything if name.startswith(NAME)]
-    assert docker("volume", "ls", "--quiet") == volumes
-    assert not (ROOT / ".flowerbed" / f"{NAME}-boards").exists()
+    """One board of each kind."""
+    with rehearsal("test", "172.30.99.0/24", rpi=1, jetson_2gb=1, jetson_4gb=1) as ours:
+        yield ours
 
 
 def test_without_an_engine_it_says_how_to_get_one(tmp_path):
@@ -99,7 +37,7 @@ def test_a_second_call_changes_nothing(boards):
 def test_boards_are_reached_by_ssh_and_each_has_a_host_key_of_its_own(boards):
     done = ansible("ansible", "-i", str(boards.inventory), "devices", "-b", "-m", "ansible.builtin.ping")
     assert done.returncode == 0 and done.stdout.count("pong") == 3, done.stdout
-    known = (ROOT / ".flowerbed" / f"{NAME}-boards" / "known_hosts").read_text().splitlines()
+    known = (boards.state / "known_hosts").read_text().splitlines()
     assert len(known) == len({line.split()[2] for line in known}) == 3
 
 
@@ -120,7 +58,7 @@ def test_a_board_shows_what_the_real_one_shows(boards):
 def test_a_board_has_its_own_engine_its_memory_and_its_bandwidth(boards):
     info = json.loads(boards.shell("jetson-2gb-1", "docker info --format '{{ \"{{json .}}\" }}'"))
     assert info["Driver"] == "overlay2" and info["Name"] == "jetson-2gb-1" and "nvidia" in info["Runtimes"]
-    limits = {board: int(docker("inspect", "--format", "{{.HostConfig.Memory}}", f"{NAME}-{board}")[0])
+    limits = {board: int(docker("inspect", "--format", "{{.HostConfig.Memory}}", f"{boards.name}-{board}")[0])
               for board in ("jetson-2gb-1", "jetson-4gb-1")}  # fmt: skip
     assert limits["jetson-4gb-1"] == 2 * limits["jetson-2gb-1"]
     assert "rate 50Mbit" in boards.shell("rpi-1", "tc qdisc show dev eth0")
@@ -138,7 +76,7 @@ def test_a_board_comes_back_from_a_reboot(boards):
 
 @needs_engine
 def test_preflight_finds_the_boards_well(boards):
-    done = play("playbooks/preflight", "-i", str(boards.inventory))
+    done = boards.play("playbooks/preflight")
     assert done.returncode == 0, done.stdout
     rows = {row.split()[0]: row for row in done.stdout.splitlines() if re.match(r" *(rpi|jetson)-\S+ +yes", row)}
     assert set(rows) == {"rpi-1", "jetson-2gb-1", "jetson-4gb-1"}
@@ -148,7 +86,7 @@ def test_preflight_finds_the_boards_well(boards):
 
 @needs_engine
 def test_preflight_says_what_is_wrong_with_each_board(boards):
-    known = ROOT / ".flowerbed" / f"{NAME}-boards" / "known_hosts"
+    known = boards.state / "known_hosts"
     lines = known.read_text().splitlines()
     addresses = [line.split()[0] for line in lines]  # rpi-1, jetson-2gb-1, jetson-4gb-1
     mixed = lines[0].replace(addresses[0], addresses[1])  # a key that is not its own
@@ -157,7 +95,7 @@ def test_preflight_says_what_is_wrong_with_each_board(boards):
     known.write_text(f"{lines[0]}\n{mixed}\n")  # and of the last one, none
     try:
         # No connection that is still open from before: it would ask for no key.
-        done = play("playbooks/preflight", "-i", str(boards.inventory), ANSIBLE_SSH_ARGS="-o ControlMaster=no")
+        done = boards.play("playbooks/preflight", ANSIBLE_SSH_ARGS="-o ControlMaster=no")
         words = " ".join(done.stdout.split())
         assert done.returncode != 0
         assert "rpi-1 has a Docker engine that does not answer" in words

@@ -75,6 +75,7 @@ def initial(garden):
 def test_the_global_model_is_the_weighted_sum_of_the_devices_models(garden, name, choice):
     weights = dict(zip(garden.devices, choice, strict=True))
     assert garden.run(name, weights=weights) == (0, "round 1 is done")
+    assert all({"python", "numpy", "torch", "processor"} <= set(event) for event in garden.events(name, "device"))
     raw = {"examples": SIZES, "uniform": [1, 1, 1]}.get(name, choice)
     shares = np.array(raw, float) / sum(raw)
     start = initial(garden)

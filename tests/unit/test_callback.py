@@ -19,7 +19,7 @@ spec.loader.exec_module(progress)
 DEVICE = {
     "event": "device", "round": 4, "device": "rpi-1", "status": "ok", "examples": 130, "weight": 0.125, "loss": 0.5,
     "accuracy": 0.8, "heldout_accuracy": 0.75, "seconds_train": 1.5, "seconds_transfer": 0.25,
-    "bytes_down": 250_000, "bytes_up": 1_250_000,
+    "bytes_down": 250_000, "bytes_up": 1_250_000, "python": "3.6.9", "torch": "1.10.0",
 }  # fmt: skip
 LATE = {"event": "device", "round": 4, "device": "jetson-2gb-1", "status": "late", "reason": "no answer in 9 s"}
 ROUND = {
@@ -67,7 +67,8 @@ def test_the_table_is_of_the_last_finished_round(tmp_path):
     end = lines[lines.index("Done.") :]
     heading, first, second = end[2:5]
     assert first.split() == [
-        "rpi-1", "130", "0.125", "0.5000", "80.0", "%", "75.0", "%", "1.50", "0.25", "0.25", "1.25", "ok",
+        "rpi-1", "130", "0.125", "0.5000", "80.0", "%", "75.0", "%", "1.50", "0.25", "0.25", "1.25", "3.6.9", "1.10.0",
+        "ok",
     ]  # fmt: skip
     assert second.startswith("jetson-2gb-1  ") and second.endswith("–  late: no answer in 9 s")
     assert heading.index("status") == first.index("ok") == second.index("late")

@@ -16,10 +16,11 @@ spec.loader.exec_module(preflight)
 
 BOUNDS = {"disk": 500, "disk_docker": 6000, "memory": 500, "clock": 5, "wifi": -75}
 GOOD = {
-    "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)", "tegra": None,
-    "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True, "throttled": 0,
-    "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused", "trainer": None,
-    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9}, "asked_at": 1000.0, "time": 1001.0,
+    "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
+    "tegra": None, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
+    "throttled": 0, "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
+    "trainer": None, "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
+    "asked_at": 1000.0, "time": 1001.0,
 }  # fmt: skip
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 
@@ -31,6 +32,7 @@ def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, **chang
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
         "board_answer": reach or ({"msg": "Missing sudo password"} if sudo else found),
         "board_plain": found if sudo else {"skipped": True},
+        "preflight_images": ["rpi:1.4"] if runtime == "docker" else [],
     }  # fmt: skip
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
@@ -69,7 +71,7 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
         ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
-        ({"docker": {"error": "not installed"}}, "d has no Docker engine: install docker.io there"),
+        ({"docker": {"error": "not installed"}, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
         ({"docker": {"error": "does not answer (x)"}}, "d has a Docker engine that does not answer (x)"),
         (
             {"group": "jetson", "tegra": TEGRA, "docker": {"version": "1", "runtimes": [], "free": 9e9}},
@@ -90,7 +92,9 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
     [
         ({"time": 1062.0}, "d has a clock that is 60 s ahead"),
         ({"memory": {"total": 1e9, "available": 1e8, "swap": 0}}, "d has 100 MB of memory and swap to spare"),
-        ({"memory_cgroup": False}, "d cannot limit a container's memory: add cgroup_enable=memory"),
+        ({"docker": {"error": "not installed"}}, "d has no Docker engine yet: deploy.yml installs it"),
+        ({"memory_cgroup": False}, "d cannot limit a container's memory yet: deploy.yml turns that on"),
+        ({"memory_cgroup": False, "kind": "other"}, "d cannot limit a container's memory"),
         ({"throttled": 0x50005}, "d is slowed down, short of voltage: use a stronger power supply"),
         ({"throttled": 0x80000}, "d was since its boot slowed down, too hot: give it a cooler"),
         ({"wifi": -82}, "d has weak Wi-Fi (-82 dBm)"),

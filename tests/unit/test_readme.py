@@ -61,15 +61,13 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("command", LAB)
 def test_the_labs_commands_can_be_called(command):
-    """No boards in CI: playbooks are refused for example addresses and the runtime to come, and for nothing else."""
+    """No boards in CI: playbooks are refused for example addresses, and for nothing else."""
     program, *arguments = command.split()
     done = subprocess.run(
         [Path(sys.executable).with_name(program), *arguments], cwd=ROOT, capture_output=True, text=True
     )  # fmt: skip
     if program == "ansible-playbook":
-        looks = "preflight" in command  # at boards of any runtime
-        assert done.returncode != 0 and f"because of {2 if looks else 3} problems:" in done.stdout
-        assert looks or "fl_runtime in inventory/lab/group_vars/devices.yml:2 is docker" in done.stdout
+        assert done.returncode != 0 and "because of 2 problems:" in done.stdout
         assert done.stdout.count("is still an example") == 2
     else:
         assert done.returncode == 0 and "rpi-3" in done.stdout and "@jetson_4gb" in done.stdout

@@ -250,11 +250,15 @@ def test_a_home_as_long_as_allowed_is_not_too_long_for_supervisord(tmp_path, exc
         supervisor.terminate()
 
 
-def test_docker_is_for_later():
+def test_docker_is_for_devices_with_a_folder_of_their_own():
+    good = remote("a", "10.0.0.2", fl_runtime="docker", fl_root="/opt/flowerbed")
+    assert validate(fleet(good, servers=[host("server", fl_listen="0.0.0.0")])) == []
     boards = [remote("a", "10.0.0.2", fl_runtime="docker"), remote("b", "10.0.0.3", fl_runtime="docker")]
-    assert only(fleet(*boards, servers=[host("server", fl_listen="0.0.0.0")])) == (
-        f"a and b: fl_runtime in {FILE}:3 is docker, which comes with Flowerbed's next version: today, boards with "
-        "Python 3.10 or newer work over SSH, with fl_runtime: process and their own fl_python."
+    for board in boards:
+        board.given -= {"fl_root", "fl_home"}
+    assert only(fleet(*boards, servers=[host("server", fl_listen="0.0.0.0")])).startswith("a and b: fl_root ")
+    assert only(fleet(good, servers=[host("server", fl_listen="0.0.0.0", fl_runtime="docker")])) == (
+        f"server: fl_runtime in {FILE}:3 is docker, which is for devices: set it for the group devices."
     )
 
 

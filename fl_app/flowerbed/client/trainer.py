@@ -13,6 +13,7 @@ from typing import Any
 from ..parts import Parts, drain, read, split
 from ..unix_http import UnixConnection
 
+LOG = os.environ.get("FLOWERBED_TRAINER_LOG", "logs/trainer.log")  # how its log is looked at
 START_SECONDS = 120
 RETRY_SECONDS = 0.2
 _CANCELLED = "the call was cancelled"
@@ -39,7 +40,7 @@ class Trainer:
         try:
             return json.loads(b"".join(self._request("GET", "/health", {}, Parts(), 10)[0]))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see logs/trainer.log") from None
+            raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see {LOG}") from None
 
     def wait_ready(self, seconds: float, again: bool = False) -> dict[str, Any]:
         """Return its health once it is ready. Raises TrainerError at once if it has a problem, or after `seconds`.
@@ -49,7 +50,7 @@ class Trainer:
         since = time.monotonic() if again else 0.0  # one clock for all processes of a Linux
         deadline = time.monotonic() + seconds
         while True:
-            sentence = f"the trainer on {self.path} was still loading after {seconds:g} s: see logs/trainer.log"
+            sentence = f"the trainer on {self.path} was still loading after {seconds:g} s: see {LOG}"
             try:
                 health = self.health()
                 if health["problem"] and health["tried"] >= since:
@@ -81,7 +82,7 @@ class Trainer:
         except (OSError, http.client.HTTPException) as error:
             raise TrainerError(
                 f"the trainer died during {job} ({_cause(error)}), perhaps for lack of memory: it is started again; "
-                "see logs/trainer.log"
+                f"see {LOG}"
             ) from None
         return data, json.loads(headers.get("Flowerbed-Metrics") or "{}")
 

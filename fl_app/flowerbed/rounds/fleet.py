@@ -72,6 +72,14 @@ class Fleet:
         """Return whether a device was connected at the last refresh."""
         return device in self._nodes
 
+    def runs_on(self, device: str) -> dict[str, str]:
+        """Return what a device trains with, as far as it has said: Python, numpy, torch, processor and image."""
+        about = self.about.get(device, {})
+        facts = about.get("facts")
+        found = {name: about.get(name) for name in ("python", "numpy", "torch")}
+        found |= {"processor": about.get("device"), "image": facts.get("image") if isinstance(facts, dict) else None}
+        return {name: value[:80] for name, value in found.items() if isinstance(value, str)}
+
     def forget(self, device: str) -> None:
         """Ask a device anew who it is, before it is next sent anything."""
         self._nodes.pop(device, None)

@@ -118,7 +118,10 @@ class _Run:
         started = time.monotonic()
         number = self.round + 1
         clients = self._clients(number)
-        events = {device: {"event": "device", "round": number, "device": device} for device in self.run.devices}
+        events = {
+            device: {"event": "device", "round": number, "device": device, **self.fleet.runs_on(device)}
+            for device in self.run.devices
+        }
         for device in self.run.devices:
             if device not in clients:
                 events[device].update(status="left-out", reason=self._why_not(device))

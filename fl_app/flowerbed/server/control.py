@@ -46,7 +46,10 @@ def status(path: str, devices: list[str], wait_seconds: float | None = None) -> 
             missing = [name for name in devices if not state["devices"].get(name, {}).get("connected")]
             if missing and wait_seconds is not None:
                 names = ", ".join(missing)
-                problem = f"not connected to the server after {wait_seconds:g} s: {names}; see their logs/client.log"
+                problem = (
+                    f"not connected to the server after {wait_seconds:g} s: {names}; see logs/client.log there, or "
+                    "docker logs flowerbed-client"
+                )
         except (OSError, http.client.HTTPException):
             problem = f"no server answers on {os.path.abspath(path)}: see logs/server.log"
         if problem is None:

@@ -13,11 +13,10 @@ class ActionModule(ActionBase):
     """Fails with all problems of the inventory, or returns what there is to know of its hosts, each by their names.
 
     `hosts`: their fl_* variables and defaults; `overrides`: what a device has otherwise than the run; `fixed`: what
-    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed; with
-    `any_runtime`, it is none if a host waits for a runtime that this version does not have.
+    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed.
     """
 
-    _VALID_ARGS = frozenset(("as_deployed", "any_runtime"))
+    _VALID_ARGS = frozenset(("as_deployed",))
 
     def run(self, tmp=None, task_vars=None):
         """Validate, or repeat what this playbook's first call found."""

@@ -14,14 +14,12 @@ CHECKS = (
 )  # fmt: skip
 
 
-def validate(fleet: Fleet, as_deployed: bool = False, any_runtime: bool = False) -> list[str]:
+def validate(fleet: Fleet, as_deployed: bool = False) -> list[str]:
     """Return all that is wrong with `fleet`, a sentence each; an empty list if nothing is.
 
-    With `as_deployed`, a good fleet must be the deployed one, in all that only a deployment can change. With
-    `any_runtime`, it may wait for a runtime that this version does not have.
+    With `as_deployed`, a good fleet must be the deployed one, in all that only a deployment can change.
     """
-    checks = [check for check in CHECKS if not (any_runtime and check is runtime.docker)]
-    problems = [problem for check in checks for problem in check(fleet)]
+    problems = [problem for check in CHECKS for problem in check(fleet)]
     if as_deployed and not problems:
         problems = list(deployed.changed(fleet))
     return sentences(problems, fleet)

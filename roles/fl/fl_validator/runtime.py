@@ -1,4 +1,4 @@
-"""Whether this version of Flowerbed can run on a host, and on which Python."""
+"""Whether Flowerbed can run on a host the way that is asked for."""
 
 import sys
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from .fleet import Fleet, Problem
 
 
 def docker(fleet: Fleet) -> Iterator[Problem]:
-    """No host waits for a runtime that this version does not have."""
-    for host in fleet.hosts:
-        if host.values.get("fl_runtime") == "docker":
-            text = (
-                "is docker, which comes with Flowerbed's next version: today, boards with Python 3.10 or newer work "
-                "over SSH, with fl_runtime: process and their own fl_python"
-            )
-            yield Problem(host.name, "fl_runtime", text)
+    """Docker is for devices, each with a folder of its own on the device: the default one is this checkout's."""
+    for server in fleet.servers:
+        if server.values.get("fl_runtime") == "docker":
+            yield Problem(server.name, "fl_runtime", "is docker, which is for devices: set it for the group devices")
+    for device in fleet.devices:
+        if device.values.get("fl_runtime") == "docker" and not {"fl_root", "fl_home"} & device.given:
+            text = "is a folder of this machine: give one on the board, such as /opt/flowerbed"
+            yield Problem(device.name, "fl_root", text)
 
 
 def python(fleet: Fleet) -> Iterator[Problem]:

@@ -123,7 +123,7 @@ def clock(device: Device) -> Finding:
 def disk(device: Device) -> Finding:
     """Judge the space that is left, where the images go in the docker runtime."""
     free = device.facts["free"]
-    need = device.bounds["disk_docker"] if device.docker else device.bounds["disk"]
+    need = device.bounds["disk_docker"] if missing_images(device) else device.bounds["disk"]
     if device.docker and not device.facts["docker"].get("error"):
         free = min(free, device.facts["docker"]["free"])
     word = f"{free / 1e9:.1f} GB"
@@ -152,8 +152,11 @@ def engine(device: Device) -> Finding:
     found = device.facts["docker"]
     if "error" not in found:
         return Finding(OK, found["version"])
+    if found["error"] == "not installed" and device.facts["tegra"]:
+        return Finding(FAIL, "none", "has no Docker engine, which JetPack brings: flash JetPack 4.6.1, or install its "
+                                     "docker.io")  # fmt: skip
     if found["error"] == "not installed":
-        return Finding(FAIL, "none", "has no Docker engine: install docker.io there")
+        return Finding(WARN, "none", "has no Docker engine yet: deploy.yml installs it")
     return Finding(FAIL, "no", f"has a Docker engine that {found['error']}: look at journalctl -u docker there")
 
 
@@ -167,14 +170,28 @@ def nvidia(device: Device) -> Finding:
                                "nvidia-container-runtime")  # fmt: skip
 
 
+def missing_images(device: Device) -> list[str]:
+    """Return the images that a device in the docker runtime is to have and has not."""
+    found = device.facts["docker"].get("images", {})
+    return [image for image in device.wanted["images"] if image not in found]
+
+
+def images(device: Device) -> Finding:
+    """Show whether the images are there; to bring them is part of a deployment."""
+    if not device.docker:
+        return Finding(NONE, "-")
+    missing = missing_images(device)
+    return Finding(NONE, f"{len(missing)} to pull") if missing else Finding(OK, "yes")
+
+
 def cgroup(device: Device) -> Finding:
     """Judge whether a container's memory can be limited."""
     if device.facts["memory_cgroup"]:
         return Finding(OK, "yes")
     if not device.docker:
         return Finding(NONE, "no")
-    return Finding(WARN, "no", "cannot limit a container's memory: add cgroup_enable=memory to the line in its "
-                               "cmdline.txt, and reboot it")  # fmt: skip
+    return Finding(WARN, "no", "cannot limit a container's memory yet: deploy.yml turns that on, and reboots it"
+                   if device.facts["kind"] == "raspberry_pi" else "cannot limit a container's memory")  # fmt: skip
 
 
 def throttling(device: Device) -> Finding:
@@ -220,8 +237,8 @@ def trainer(device: Device) -> Finding:
 
 CHECKS: dict[str, Callable[[Device], Finding]] = {
     "sudo": sudo, "model": model, "system": system, "bits": bits, "python": python, "clock": clock, "disk": disk,
-    "memory": memory, "docker": engine, "nvidia": nvidia, "cgroup": cgroup, "throttled": throttling, "wifi": wifi,
-    "server": port, "trainer": trainer,
+    "memory": memory, "docker": engine, "images": images, "nvidia": nvidia, "cgroup": cgroup, "throttled": throttling,
+    "wifi": wifi, "server": port, "trainer": trainer,
 }  # fmt: skip
 
 
@@ -237,7 +254,7 @@ def judge(
     for name in hosts:
         own, variables = hostvars[name], fleet[name]
         wanted = {
-            "runtime": variables["fl_runtime"], "groups": own["group_names"],
+            "runtime": variables["fl_runtime"], "groups": own["group_names"], "images": own["preflight_images"],
             "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
             "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
         }  # fmt: skip

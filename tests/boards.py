@@ -1,0 +1,79 @@
+"""Rehearsal boards for a module of tests: real containers on a real engine, reached over real SSH."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run one of Ansible's programs in this checkout."""
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8", **environment},
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def play(book: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a playbook."""
+    return ansible("ansible-playbook", f"{book}.yml", *arguments, **environment)
+
+
+def docker(*command: str) -> list[str]:
+    """Return the lines that docker prints."""
+    return subprocess.run(["docker", *command], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+class Rehearsal:
+    """Boards rehearsed from inventory/lab, with a name and a subnet of their own and an inventory in `folder`."""
+
+    def __init__(self, name: str, subnet: str, boards: dict[str, int], folder: Path) -> None:
+        self.name = f"{name}-{os.getpid()}"
+        self.inventory = folder / self.name  # by which the server's folder is called
+        self.state = ROOT / ".flowerbed" / f"{self.name}-boards"
+        self._variables = {
+            "rehearsal_name": self.name, "rehearsal_subnet": subnet, "rehearsal_inventory": str(self.inventory),
+            "rehearsal_boards": boards, "rehearsal_keep_images": True,
+        }  # fmt: skip
+
+    def rehearse(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Call the playbook."""
+        return play("playbooks/rehearsal", *arguments, "-e", json.dumps(self._variables))
+
+    def play(self, book: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run a playbook on the boards."""
+        return play(book, "-i", str(self.inventory), *arguments, **environment)
+
+    def shell(self, board: str, command: str) -> str:
+        """Return what a command says on a board, over SSH, as root."""
+        done = ansible("ansible", "-i", str(self.inventory), board, "-b", "-m", "ansible.builtin.shell", "-a", command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.partition(">>\n")[2].strip()
+
+
+@contextmanager
+def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
+    """Start so many boards of each group; remove them, and all that is theirs, in the end."""
+    volumes = docker("volume", "ls", "--quiet")
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder))
+        try:
+            done = ours.rehearse("-e", "state=present")
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield ours
+        finally:
+            done = ours.rehearse("-e", "state=absent")
+            assert done.returncode == 0, done.stdout + done.stderr
+    everything = docker("ps", "--all", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
+    assert not [name for name in everything if name.startswith(ours.name)]
+    assert not set(docker("volume", "ls", "--quiet")) - set(volumes)
+    assert not ours.state.exists()

@@ -1,0 +1,203 @@
+"""The life of a fleet of boards in the docker runtime, one of each kind: what its user calls, and what goes wrong."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from boards import ROOT, Rehearsal, docker, rehearsal
+from engine import needs_engine
+from fleet import wait_until
+
+pytestmark = needs_engine
+BOARDS = ["rpi-1", "jetson-2gb-1", "jetson-4gb-1"]
+CONTAINER = {"rpi-1": "rpi-container", "jetson-2gb-1": "jetson-container", "jetson-4gb-1": "jetson-container"}
+
+
+class Lab:
+    """Boards, and the experiments done on them."""
+
+    def __init__(self, boards: Rehearsal, runs: Path) -> None:
+        self.boards, self.runs = boards, runs
+
+    def play(self, book: str, *arguments: str, **extra: Any) -> tuple[str, dict[str, int]]:
+        """Run a playbook that must succeed; return its output on one line, and how much it changed by host."""
+        done = self._play(book, *arguments, **extra)
+        assert done.returncode == 0, done.stdout + done.stderr
+        changed = re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout)
+        return " ".join(done.stdout.split()), {host: int(count) for host, count in changed}
+
+    def fail(self, book: str, *arguments: str, **extra: Any) -> str:
+        """Run a playbook that must not succeed; return its output on one line."""
+        done = self._play(book, *arguments, **extra)
+        assert done.returncode != 0, done.stdout
+        return " ".join(done.stdout.split())
+
+    def _play(self, book: str, *arguments: str, **extra: Any) -> subprocess.CompletedProcess:
+        return self.boards.play(book, *arguments, "-e", json.dumps({"fl_runs": str(self.runs), **extra}))
+
+    def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
+        """Return an experiment's events of a kind."""
+        file = self.runs / experiment / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def inspect(self, board: str, container: str) -> dict[str, Any]:
+        """Return what the board's engine says of a container."""
+        return json.loads(self.boards.shell(board, f"docker inspect {container}"))[0]
+
+    def set_variables(self, host: str, **values: Any) -> None:
+        """Give a host variables in the inventory's host_vars; none to take them back."""
+        file = self.boards.inventory / "host_vars" / f"{host}.yml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(yaml.safe_dump(values))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    """One board of each kind; nothing is deployed yet."""
+    with rehearsal("fleet", "172.30.98.0/24", rpi=1, jetson_2gb=1, jetson_4gb=1) as boards:
+        lab = Lab(boards, tmp_path_factory.mktemp("runs"))
+        try:
+            yield lab
+        finally:
+            lab.boards.play("playbooks/reset", "-e", "confirm=true", "--limit", "localhost,server")
+
+
+def test_a_check_on_fresh_boards_changes_nothing(lab):
+    before = lab.boards.shell("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt")
+    lab.play("deploy", "--check", "--diff")
+    assert lab.boards.shell("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt") == before
+    assert not (ROOT / ".flowerbed" / lab.boards.name).exists()
+
+
+def test_a_second_deploy_changes_nothing(lab):
+    words, changed = lab.play("deploy")
+    assert all(changed[board] for board in BOARDS)
+    assert "lhkhiem28/rpi:1.4 has Python 3." in words and "without CUDA" in words
+    started = {board: lab.inspect(board, CONTAINER[board])["State"]["StartedAt"] for board in BOARDS}
+    assert not any(lab.play("deploy")[1].values())
+    assert {board: lab.inspect(board, CONTAINER[board])["State"]["StartedAt"] for board in BOARDS} == started
+
+
+def test_the_trainer_has_the_tutorials_options(lab):
+    for board, container in CONTAINER.items():
+        found = lab.inspect(board, container)
+        config, host = found["Config"], found["HostConfig"]
+        assert config["OpenStdin"] and config["Tty"] and config["WorkingDir"] == "/root"
+        assert host["NetworkMode"] == "host" and host["Binds"] == [f"/opt/flowerbed/{board}:/usr/src/:rw"]
+        assert config["Cmd"][0] == "/bin/bash" and host["RestartPolicy"]["Name"] == "unless-stopped"
+        assert (host["Runtime"] == "nvidia") == board.startswith("jetson")
+        assert host["Memory"] > 0 and host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "5m"}
+        changes = lab.boards.shell(board, f"docker diff {container}").split()
+        assert not [path for path in changes[1::2] if not re.match(r"/(usr(/src)?|root|tmp)(/|$)", path)], changes
+
+
+def test_the_client_may_do_nothing(lab):
+    for board in BOARDS:
+        host = lab.inspect(board, "flowerbed-client")["HostConfig"]
+        assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and "no-new-privileges" in host["SecurityOpt"]
+        assert not host["Privileged"] and host["Binds"] == [f"/opt/flowerbed/{board}:/usr/src:ro"]
+
+
+def test_rounds_and_what_each_board_trains_with(lab):
+    lab.play("run_round", rounds=2, experiment="life")
+    rounds = lab.events("life", "round")
+    assert [event["clients_answered"] for event in rounds] == [3, 3] and not lab.events("life", "problem")
+    assert rounds[0]["accuracy"] < rounds[1]["accuracy"]
+    image = {event["device"]: event["image"] for event in lab.events("life", "device")}
+    assert image == {board: f"lhkhiem28/{'rpi:1.4' if board == 'rpi-1' else 'jetson:1.0'}" for board in BOARDS}
+    for event in lab.events("life", "device"):
+        container = CONTAINER[event["device"]]
+        probe = "import sys, torch; print(sys.version.split()[0], torch.__version__)"
+        found = lab.boards.shell(event["device"], f"docker exec {container} python3 -c '{probe}'").split()
+        assert [event["python"], event["torch"]] == found
+
+
+def test_status_shows_the_boards(lab):
+    words, _ = lab.play("playbooks/status")
+    assert len(re.findall(r"(?:rpi|jetson-\dgb)-1 +ready +running +yes", words)) == 3, words
+
+
+def test_a_paused_board_is_left_out_and_comes_back(lab):
+    docker("pause", f"{lab.boards.name}-rpi-1")
+    try:
+        words, _ = lab.play("run_round", experiment="paused", fl_round_timeout=15, fl_wait_clients=5)
+    finally:
+        docker("unpause", f"{lab.boards.name}-rpi-1")
+    assert re.search(r"rpi-1 (gave no update: it did not answer within 15 s|is not connected)", words), words
+    assert lab.events("paused", "round")[0]["clients_answered"] == 2
+    lab.play("run_round", experiment="paused")
+    assert lab.events("paused", "round")[1]["clients_answered"] == 3
+
+
+def test_a_board_that_is_rebooted_in_a_round_is_left_out_and_comes_back(lab):
+    docker("restart", "--time=0", f"{lab.boards.name}-jetson-4gb-1")
+    lab.play("deploy")  # waits until it is back
+    words, _ = lab.play("run_round", experiment="rebooted")
+    assert lab.events("rebooted", "round")[0]["clients_answered"] == 3, words
+
+
+def test_another_image_is_taken_by_the_board_that_has_it(lab):
+    lab.boards.shell("rpi-1", "docker tag lhkhiem28/rpi:1.4 own/rpi:2 && docker tag flwr/supernode own/no-torch:1 "
+                              "|| docker tag $(docker images -q flwr/supernode) own/no-torch:1")  # fmt: skip
+    lab.set_variables("rpi-1", trainer_image="own/no-torch:1")
+    words = lab.fail("deploy")
+    assert "rpi-1: the image own/no-torch:1 (trainer_image) cannot train: No module named 'torch': choose" in words
+    assert lab.inspect("rpi-1", "rpi-container")["State"]["Running"]  # what ran before goes on
+    lab.set_variables("rpi-1", trainer_image="own/rpi:2")
+    words, changed = lab.play("deploy")
+    assert "own/rpi:2 has Python 3." in words and changed["rpi-1"] and not changed["jetson-4gb-1"]
+    assert lab.inspect("rpi-1", "rpi-container")["Config"]["Image"] == "own/rpi:2"
+    lab.set_variables("rpi-1")
+    lab.play("deploy")
+
+
+def test_a_board_that_leaves_the_inventory_is_named(lab):
+    hosts = lab.boards.inventory / "hosts.yml"
+    original = hosts.read_text()
+    tree = yaml.safe_load(original)
+    del tree["all"]["children"]["devices"]["children"]["jetson"]["children"]["jetson_2gb"]["hosts"]["jetson-2gb-1"]
+    hosts.write_text(yaml.safe_dump(tree))
+    try:
+        words, _ = lab.play("deploy")
+        assert "No longer in the inventory, but deployed: jetson-2gb-1." in words
+        lab.play("run_round", experiment="smaller")
+        assert lab.events("smaller", "round")[0]["clients_asked"] == 2
+    finally:
+        hosts.write_text(original)
+    lab.play("deploy")
+    lab.play("run_round", experiment="larger")
+    assert lab.events("larger", "round")[0]["clients_answered"] == 3
+
+
+def test_both_links_give_the_same_model(lab):
+    lab.play("run_round", rounds=2, experiment="on-stream")
+    lab.play("deploy", fl_link="superlink")
+    lab.play("run_round", rounds=2, experiment="on-superlink", fl_link="superlink")
+    models = [(lab.runs / name / "model/last.safetensors").read_bytes() for name in ("on-stream", "on-superlink")]
+    from flowerbed import tensors
+
+    stream, superlink = map(tensors.unpack, models)
+    assert all((stream[name] == superlink[name]).all() for name in stream)
+
+
+def test_stopped_boards_stay_stopped_after_a_reboot(lab):
+    lab.play("playbooks/stop")
+    assert not any(lab.play("playbooks/stop")[1].values())
+    docker("restart", f"{lab.boards.name}-rpi-1")
+    wait_until(lambda: lab.boards.shell("rpi-1", "docker info --format {{ '{{.ContainersRunning}}' }}") == "0", 60,
+               "the board's engine")  # fmt: skip
+
+
+def test_reset_gives_the_boards_back(lab):
+    lab.play("playbooks/reset", confirm=True)
+    for board in BOARDS:
+        assert lab.boards.shell(board, "docker ps --all --quiet; docker images --quiet; ls /opt") == ""
+    assert not any(lab.play("playbooks/reset", confirm=True)[1].values())
+    assert lab.events("life", "round")
