@@ -7,13 +7,14 @@ export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help demo stop test test-all lint lock .venv .venv-dev
+.PHONY: help demo stop test test-all test-arm64 lint lock .venv .venv-dev
 
 help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
 	@echo 'make stop    stop those clients and their server'
 	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
 	@echo 'make test-all  the same, but fail for each test that this machine lacks something for, such as a Docker engine'
+	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
 	@echo 'make lint    run ansible-lint, yamllint and ruff'
 	@echo 'make .venv   only install what is pinned in requirements.txt'
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
@@ -34,6 +35,9 @@ test: .venv-dev
 
 test-all: .venv-dev
 	pytest --all $(ARGS)
+
+test-arm64: .venv-dev
+	pytest tests/arm64 $(ARGS)
 
 lint: .venv-dev
 	ansible-lint

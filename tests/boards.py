@@ -63,7 +63,6 @@ class Rehearsal:
 @contextmanager
 def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
     """Start so many boards of each group; remove them, and all that is theirs, in the end."""
-    volumes = docker("volume", "ls", "--quiet")
     with tempfile.TemporaryDirectory() as folder:
         ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder))
         try:
@@ -71,9 +70,11 @@ def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
             assert done.returncode == 0, done.stdout + done.stderr
             yield ours
         finally:
+            here = docker("ps", "--all", "--quiet", "--filter", f"label=flowerbed.rehearsal={ours.name}")
+            volumes = docker("inspect", "--format", "{{range .Mounts}}{{println .Name}}{{end}}", *here) if here else []
             done = ours.rehearse("-e", "state=absent")
             assert done.returncode == 0, done.stdout + done.stderr
     everything = docker("ps", "--all", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
     assert not [name for name in everything if name.startswith(ours.name)]
-    assert not set(docker("volume", "ls", "--quiet")) - set(volumes)
+    assert not set(docker("volume", "ls", "--quiet")) & set(volumes)
     assert not ours.state.exists()

@@ -69,10 +69,16 @@ def running(program: str, config: Path, python: str = sys.executable) -> Iterato
 
 
 class Fleet:
-    """`server` and devices `d0`, `d1`, …; device i has `sizes[i]` training examples."""
+    """`server` and devices `d0`, `d1`, …; device i has `sizes[i]` training examples.
 
-    def __init__(self, folder: Path, sizes: list[int], task: Path = TASK) -> None:
-        self.folder, self.task = folder, task
+    `pythons` run the parts of a device (trainer, client); `patience` is how many seconds a start or a run may take.
+    """
+
+    def __init__(
+        self, folder: Path, sizes: list[int], task: Path = TASK,
+        pythons: dict[str, str] | None = None, patience: float = 120,
+    ) -> None:  # fmt: skip
+        self.folder, self.task, self.pythons, self.patience = folder, task, pythons or {}, patience
         self.devices = [f"d{index}" for index in range(len(sizes))]
         self.address = f"127.0.0.1:{free_port()}"
         self.processes: dict[tuple[str, str], subprocess.Popen] = {}
@@ -104,10 +110,11 @@ class Fleet:
         for host in ["server", *self.devices]:
             for part in ("trainer", "server" if host == "server" else "client"):
                 if (host, part) not in self.processes or self.processes[host, part].poll() is not None:
-                    self.processes[host, part] = start(part, self.folder / host / f"{part}.json")
+                    python = self.pythons.get(part, sys.executable) if host != "server" else sys.executable
+                    self.processes[host, part] = start(part, self.folder / host / f"{part}.json", python)
         for host in ["server", *self.devices]:
-            self.trainer(host).wait_ready(120)
-        control.status(str(self.folder / "server/control.sock"), self.devices, 30)
+            self.trainer(host).wait_ready(self.patience)
+        control.status(str(self.folder / "server/control.sock"), self.devices, self.patience)
 
     def trainer(self, host: str) -> Trainer:
         return Trainer(str(self.folder / host / "trainer.sock"))
@@ -139,7 +146,7 @@ class Fleet:
     def run(self, experiment: str, **changes) -> tuple[int, str]:
         """Do a run; return its exit status and the sentence it ended with."""
         process = self.begin(experiment, **changes)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=self.patience)
         return process.returncode, (out + err).strip()
 
     def events(self, experiment: str, kind: str) -> list[dict]:

@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait until the trainer is ready")
     parser.add_argument("--server", action="store_true", help="the file is server.json")
     parser.add_argument("--wait-devices", type=float, metavar="SECONDS", help="wait until every device is connected")
+    parser.add_argument("--without", nargs="*", default=[], metavar="DEVICE", help="but not until these are")
     options = parser.parse_args()
     try:
         with open(options.config) as file:
@@ -26,7 +27,8 @@ def main() -> None:
         if options.server:
             from flowerbed.server import control
 
-            state = control.status(config["control"], config["devices"], options.wait_devices)
+            devices = [name for name in config["devices"] if name not in options.without]
+            state = control.status(config["control"], devices, options.wait_devices)
         elif options.wait is not None:
             state = Trainer(config["socket"]).wait_ready(options.wait, again=True)
         else:

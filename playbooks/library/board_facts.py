@@ -38,6 +38,15 @@ board: {description: What was found., type: dict, returned: always}
 """
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+# Short ones that roles change or place
+FILES = (
+    "/boot/firmware/cmdline.txt", "/boot/cmdline.txt", "/etc/dphys-swapfile", "/etc/fstab",
+    "/etc/NetworkManager/conf.d/90-flowerbed.conf", "/etc/rpi/swap.conf", "/etc/rpi/swap.conf.d/90-flowerbed.conf",
+    "/etc/systemd/system/flowerbed-clocks.service", "/etc/systemd/system/flowerbed-wifi.service",
+)  # fmt: skip
+REBOOT = "/run/flowerbed-reboot"  # a role's note that what it changed waits for a reboot
+TIME_SERVICES = ("systemd-timesyncd", "chrony", "chronyd", "ntp", "ntpd", "ntpsec", "openntpd")
+PACKAGES = r"docker|containerd|nvidia|libnvidia"
 DOCKERD = ("/usr/*bin/dockerd", "/usr/local/*bin/dockerd")
 
 
@@ -109,6 +118,51 @@ def wifi():
     return int(found.group(1)) if found else None
 
 
+def power_save():
+    """Return by wireless interface whether it saves power."""
+    names = re.findall(r"Interface (\S+)", (output("iw", "dev") or b"").decode())
+    return {name: b": on" in (output("iw", "dev", name, "get", "power_save") or b"") for name in names}
+
+
+def swaps():
+    """Return the bytes of each swap file or device in use."""
+    return {name: int(size) * 1024 for name, size in re.findall(r"^(/\S+)\s+\S+\s+(\d+)", text("/proc/swaps"), re.M)}
+
+
+def enabled():
+    """Return the names of the units that an administrator, or a package, has enabled."""
+    return sorted({os.path.basename(path) for path in glob.glob("/etc/systemd/system/*.wants/*")})
+
+
+def default_target():
+    """Return the name of the target that the system boots to."""
+    places = ("/etc/systemd/system/default.target", "/lib/systemd/system/default.target")
+    return next((os.path.basename(os.path.realpath(place)) for place in places if os.path.exists(place)), None)
+
+
+def time_service(units):
+    """Return whether a service that follows a time server is among the enabled `units`; None where there is none."""
+    if any(name + ".service" in units for name in TIME_SERVICES):
+        return True
+    return False if any(os.path.exists(f"/lib/systemd/system/{name}.service") for name in TIME_SERVICES) else None
+
+
+def packages():
+    """Return of Docker's and NVIDIA's packages, by name, the version, and whether it is held."""
+    found = re.findall(
+        rf"^Package: ((?:{PACKAGES})\S*)\nStatus: (\w+) ok installed\n(?:.+\n)*?Version: (\S+)",
+        text("/var/lib/dpkg/status"), re.MULTILINE,
+    )  # fmt: skip
+    return {name: {"version": version, "held": state == "hold"} for name, state, version in found}
+
+
+def power():
+    """Return a Jetson's power mode, and whether its clocks are pinned; None for what it cannot say."""
+    mode = re.search(rb"^(\d+)\s*$", output("nvpmodel", "-q") or b"", re.MULTILINE)
+    gpu = re.search(rb"GPU MinFreq=(\d+) MaxFreq=(\d+)", output("jetson_clocks", "--show") or b"")
+    return {"mode": int(mode.group(1)) if mode else None, "pinned": gpu.group(1) == gpu.group(2) if gpu else None}
+
+
 class _Connection(http.client.HTTPConnection):
     """HTTP on a Unix socket."""
 
@@ -138,8 +192,6 @@ def ask(path, question):
 def docker():
     """Return what the engine says of itself, images' ids by name, containers by name; or an error. And free bytes."""
     free = free_space("/var/lib/docker")
-    if not sum(map(glob.glob, DOCKERD), []) and not os.path.exists(DOCKER_SOCKET):
-        return {"error": "not installed", "free": free}
     try:
         version, info = ask(DOCKER_SOCKET, "/version"), ask(DOCKER_SOCKET, "/info")
         images, containers = ask(DOCKER_SOCKET, "/images/json"), ask(DOCKER_SOCKET, "/containers/json?all=true")
@@ -155,22 +207,24 @@ def docker():
     except PermissionError:
         return {"error": "may not be used by this user", "free": free}
     except (OSError, ValueError, KeyError) as error:
-        return {"error": f"does not answer ({error})", "free": free}
+        there = sum(map(glob.glob, DOCKERD), [])
+        return {"error": f"does not answer ({error})" if there else "not installed", "free": free}
 
 
 def engine():
-    """Return the engine's configuration file, the options it was started with, its service, and NVIDIA's runtime."""
+    """Return the engine's configuration, options and service, and whether docker's and NVIDIA's commands are there."""
     command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
     command = command if command[0].endswith("dockerd") else []
     options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
     found = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
     try:
         with open(found["path"], encoding="utf-8", errors="replace") as file:
-            found.update(text=file.read(), mode="%04o" % stat.S_IMODE(os.stat(found["path"]).st_mode))
+            found.update(text=file.read(), mode=f"{stat.S_IMODE(os.fstat(file.fileno()).st_mode):04o}")
     except OSError:
         pass  # there is none
     shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""
     found["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
+    found["command"] = shutil.which("docker") is not None
     found["nvidia"] = shutil.which("nvidia-container-runtime") is not None
     found["options"] = sorted(options)
     return found
@@ -232,6 +286,7 @@ def main():
     )
     options = module.params
     model, tegra = first_line(*options["model_files"]), first_line("/etc/nv_tegra_release")
+    units = enabled()
     found = {
         "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
         "before": before(options["home"]), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
@@ -239,6 +294,12 @@ def main():
         "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
         "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),
         "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(),
+        "files": {path: text(path) for path in FILES if os.path.exists(path)},
+        "power_save": power_save(), "swaps": swaps(),
+        "enabled": units, "default_target": default_target(), "time_service": time_service(units),
+        "packages": packages(), "power": power() if tegra else None,
+        "display_manager": os.path.exists("/etc/systemd/system/display-manager.service"),
+        "reboot": os.path.exists(REBOOT),
         "port": port(options["server_host"], options["server_port"], options["timeout"]),
         "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
     }  # fmt: skip

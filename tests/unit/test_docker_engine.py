@@ -21,15 +21,16 @@ PATH = "/etc/docker/daemon.json"
 def found(text=None, before=None, kind="raspberry_pi", docker=(), engine=(), **other):
     """What board_facts has of a board with a running engine and this daemon.json."""
     runs = {
-        "version": "20.10.24", "runtimes": ["nvidia", "runc"], "default_runtime": "nvidia" if kind == "jetson" else "runc",
-        "mirrors": [], "live_restore": False, "containers": {}, "free": 9e9,
+        "version": "20.10.24", "runtimes": ["nvidia", "runc"], "mirrors": [],
+        "default_runtime": "nvidia" if kind == "jetson" else "runc",
+        "live_restore": False, "containers": {}, "free": 9e9,
     }  # fmt: skip
     service = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
     return {
         "kind": kind, "release": "Debian GNU/Linux 12 (bookworm)", "apt": True, "requests": True, "free": 9e9,
         "before": {"docker_engine": before} if before else {}, "docker": {**runs, **dict(docker)},
         "engine": {"path": PATH, "text": text, "mode": "0644", "options": [], "nvidia": kind == "jetson",
-                   "service": service, **dict(engine)}, **other,
+                   "command": True, "service": service, **dict(engine)}, **other,
     }  # fmt: skip
 
 
@@ -108,14 +109,18 @@ def test_a_file_that_docker_could_not_use_is_left_alone(text, sentence):
 
 @pytest.mark.parametrize(("wanted", "sentence"), [
     ({"mirror": "http://192.0.2.1:5000/v2"}, "docker_engine_mirror http://192.0.2.1:5000/v2"),
-    ({"mirror": "192.0.2.1:5000"}, "docker_engine_mirror"), ({"log_max_size": "10 MB"}, "docker_engine_log_max_size 10 MB"),
+    ({"mirror": "192.0.2.1:5000"}, "docker_engine_mirror"),
+    ({"log_max_size": "10 MB"}, "docker_engine_log_max_size 10 MB"),
     ({"log_max_file": 0}, "docker_engine_log_max_file 0"),
 ])  # fmt: skip
 def test_a_variable_that_would_keep_the_engine_from_starting_is_refused(wanted, sentence):
     assert sentence in plan(wanted=wanted)["problem"]
 
 
-NONE = {"docker": {"error": "not installed", "free": 9e9}, "engine": {"service": {"LoadState": "not-found"}}}
+NONE = {
+    "docker": {"error": "not installed", "free": 9e9},
+    "engine": {"service": {"LoadState": "not-found"}, "command": False},
+}
 
 
 def test_without_an_engine_debians_is_installed_which_starts_with_the_merged_file():

@@ -19,9 +19,11 @@ GOOD = {
     "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
     "tegra": None, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
     "throttled": 0, "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
-    "trainer": None, "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
-    "asked_at": 1000.0, "time": 1001.0,
+    "trainer": None,
+    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
+    "engine": {"path": "/etc/docker/daemon.json", "text": None}, "asked_at": 1000.0, "time": 1001.0,
 }  # fmt: skip
+MISSING = {"error": "not installed", "free": 20e9}
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 
 
@@ -54,7 +56,7 @@ def test_a_good_jetson_has_nothing_to_say():
 
 
 def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
-    report = judge(runtime="process", sudo=1, docker={"error": "not installed"}, memory_cgroup=False, free=1e9)
+    report = judge(runtime="process", sudo=1, docker=MISSING, memory_cgroup=False, free=1e9)
     assert not report["failures"] and not report["warnings"]
 
 
@@ -71,8 +73,11 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
         ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
-        ({"docker": {"error": "not installed"}, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
-        ({"docker": {"error": "does not answer (x)"}}, "d has a Docker engine that does not answer (x)"),
+        ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
+        (
+            {"engine": {"path": "/etc/docker/daemon.json", "text": '{"debug": true,\n}'}},
+            "d has a /etc/docker/daemon.json that is not JSON (line 2: ",
+        ),
         (
             {"group": "jetson", "tegra": TEGRA, "docker": {"version": "1", "runtimes": [], "free": 9e9}},
             "d has a Docker engine that knows no runtime nvidia",
@@ -92,7 +97,8 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
     [
         ({"time": 1062.0}, "d has a clock that is 60 s ahead"),
         ({"memory": {"total": 1e9, "available": 1e8, "swap": 0}}, "d has 100 MB of memory and swap to spare"),
-        ({"docker": {"error": "not installed"}}, "d has no Docker engine yet: deploy.yml installs it"),
+        ({"docker": MISSING}, "d has no Docker engine yet: deploy.yml installs it"),
+        ({"docker": {"error": "does not answer (x)", "free": 9e9}}, "d has a Docker engine that does not answer (x)"),
         ({"memory_cgroup": False}, "d cannot limit a container's memory yet: deploy.yml turns that on"),
         ({"memory_cgroup": False, "kind": "other"}, "d cannot limit a container's memory"),
         ({"throttled": 0x50005}, "d is slowed down, short of voltage: use a stronger power supply"),

@@ -44,7 +44,7 @@ def test_the_lab_is_rehearsed_on_ten_boards_of_their_kinds(lab):
     assert [boards[f"rpi-{number}"]["release"] for number in (1, 2, 3)] == ["bookworm", "bullseye", "trixie"]
     assert boards["rpi-1"] == {
         "name": "rpi-1", "container": "rehearsal-rpi-1", "kind": "raspberry_pi", "user": "pi", "release": "bookworm",
-        "memory": "1400m", "cpus": 1, "bandwidth": "50mbit", "address": "172.30.0.10",
+        "memory": "1400m", "cpus": 1, "bandwidth": "50mbit", "address": "172.30.0.10", "image": "lhkhiem28/rpi:1.4",
     }  # fmt: skip
     small, large = boards["jetson-2gb-1"], boards["jetson-4gb-1"]
     assert small["kind"] == large["kind"] == "jetson" and small["user"] == "jetson"
@@ -84,6 +84,29 @@ def test_what_cannot_be_rehearsed_is_said(lab, limits, subnet, sentence):
 
 def test_this_machine_has_the_first_address():
     assert rehearsal.gateway("10.0.0.128/25") == "10.0.0.129"
+
+
+def test_the_registry_has_a_stand_in_for_each_image_of_the_inventory(lab):
+    boards = rehearsal.fleet(lab, SHAPES, {}, NET, "r")
+    assert rehearsal.published(boards, "flwr/supernode:1", "c0de", "/python36") == {
+        "lhkhiem28/rpi:1.4": "flowerbed-rehearsal/stand-in:rpi-c0de",
+        "lhkhiem28/jetson:1.0": "flowerbed-rehearsal/stand-in:jetson-c0de",
+        "flwr/supernode:1": "flowerbed-rehearsal/stand-in:supernode-c0de",
+    }
+    pis = [board for board in boards if board["kind"] == "raspberry_pi"]
+    assert list(rehearsal.published(pis, "flwr/supernode:1", "c0de", "")) == ["lhkhiem28/rpi:1.4", "flwr/supernode:1"]
+    names = rehearsal.published(boards, "flwr/supernode:1", "c0de", "")  # without a Python 3.6
+    assert names["lhkhiem28/jetson:1.0"] == names["lhkhiem28/rpi:1.4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stands"),
+    [("me/rpi:2", True), ("debian", True), ("me/rpi@sha256:12", False), ("example.org/me/rpi:2", False),
+     ("localhost/rpi", False), ("example:5000/rpi", False), ("{{ mine }}", False)],
+)  # fmt: skip
+def test_only_what_the_public_registry_could_have_gets_a_stand_in(name, stands):
+    board = {"image": name, "kind": "raspberry_pi"}
+    assert (name in rehearsal.published([board], "flwr/supernode:1", "c0de", "")) == stands
 
 
 def test_an_inventory_without_devices_is_refused():

@@ -52,8 +52,8 @@ def plan(found: Document, wanted: Document) -> Document:
         result["state"] = _state(docker, engine, document) if there else "started"
         if result["state"] == "restarted" and _busy(docker):
             result["state"] = "reloaded"
-            result["notes"].append("runs containers that a restart of Docker would stop, so what changed of its logs in "
-                                   f"{engine['path']} counts from Docker's next start on")  # fmt: skip
+            result["notes"].append("runs containers that a restart of Docker would stop, so not all that changed in "
+                                   f"{engine['path']} counts before its next start")  # fmt: skip
         if result["write"] or result["state"] == "started":
             service = engine["service"] if before is None else before["service"]
             result["before"] = {"text": owners, "merged": text, "service": service if there else {}}
@@ -88,20 +88,21 @@ def parse(text: str | None, path: str) -> Document:
     """Return the object in a daemon.json; an empty one where there is no file. Raises Problem."""
     if not (text or "").strip():
         return {}
+    wrong, document = "", {}
     try:
         document = json.loads(text)
-        if "\ufffd" in text:
-            raise Problem(f"has a {path} that is not UTF-8: correct it, then deploy again")
     except json.JSONDecodeError as error:
-        raise Problem(f"has a {path} that is not JSON (line {error.lineno}: {error.msg}), so it was left alone: correct "
-                      "it there, then try again") from None  # fmt: skip
-    if not isinstance(document, dict):
-        raise Problem(f"has a {path} that holds no JSON object, {{...}}, so it was left alone: correct it there, then "
-                      "try again")  # fmt: skip
-    for key, (kind, _) in KEYS.items():
-        if not isinstance(document.get(key, kind()), kind):
-            raise Problem(f"has a {path} in which {key} is not {TYPES[kind]}, so it was left alone: correct it there, "
-                          "then try again")  # fmt: skip
+        wrong = f"that is not JSON (line {error.lineno}: {error.msg})"
+    if "\ufffd" in text:
+        wrong = "that is not UTF-8"
+    elif not isinstance(document, dict):
+        wrong = "that holds no JSON object, {...}"
+    else:
+        for key, (kind, _) in KEYS.items():
+            if not isinstance(document.get(key, kind()), kind):
+                wrong = f"in which {key} is not {TYPES[kind]}"
+    if wrong:
+        raise Problem(f"has a {path} {wrong}, so it was left alone: correct it there, then try again")
     return document
 
 
@@ -186,10 +187,10 @@ def _check(found: Document, wanted: Document) -> None:
 
 
 def _packages(found: Document, there: bool) -> list[str]:
-    """Return what is missing; in Debian 13, Docker's command is a package of its own."""
+    """Return what is missing. From Debian 13 on, Docker's command is a package of its own."""
     packages = [] if there else ["docker.io"]
     debian = re.search(r"Debian GNU/Linux (\d+)", found["release"] or "")
-    if packages and debian and int(debian[1]) >= 13:
+    if not found["engine"]["command"] and debian and int(debian[1]) >= 13:
         packages.append("docker-cli")
     return packages if found["requests"] else [*packages, "python3-requests"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,6 +67,8 @@ def sudo(device: Device) -> Finding:
         return Finding(NONE, "-")
     if device.facts["sudo"]:
         return Finding(OK, "yes")
+    if "Incorrect sudo password" in device.facts["said"]:
+        return Finding(FAIL, "wrong", "refuses the password for sudo: call this again with -K, and give the right one")
     return Finding(FAIL, "no", "does not let its user become root, which Docker needs: give that user sudo, and add -K "
                                "here if it asks for a password")  # fmt: skip
 
@@ -124,7 +127,7 @@ def disk(device: Device) -> Finding:
     """Judge the space that is left, where the images go in the docker runtime."""
     free = device.facts["free"]
     need = device.bounds["disk_docker"] if missing_images(device) else device.bounds["disk"]
-    if device.docker and not device.facts["docker"].get("error"):
+    if device.docker:
         free = min(free, device.facts["docker"]["free"])
     word = f"{free / 1e9:.1f} GB"
     if free >= need * 1e6:
@@ -149,15 +152,24 @@ def engine(device: Device) -> Finding:
     """Judge the Docker engine."""
     if not device.docker:
         return Finding(NONE, "-")
-    found = device.facts["docker"]
+    found, configuration = device.facts["docker"], device.facts["engine"]
+    try:
+        json.loads((configuration["text"] or "").strip() or "{}")
+    except json.JSONDecodeError as error:
+        return Finding(FAIL, "json", f"has a {configuration['path']} that is not JSON (line {error.lineno}: "
+                                     f"{error.msg}): correct it there")  # fmt: skip
     if "error" not in found:
         return Finding(OK, found["version"])
+    if not device.facts["sudo"]:
+        return Finding(NONE, "?")
     if found["error"] == "not installed" and device.facts["tegra"]:
         return Finding(FAIL, "none", "has no Docker engine, which JetPack brings: flash JetPack 4.6.1, or install its "
                                      "docker.io")  # fmt: skip
     if found["error"] == "not installed":
         return Finding(WARN, "none", "has no Docker engine yet: deploy.yml installs it")
-    return Finding(FAIL, "no", f"has a Docker engine that {found['error']}: look at journalctl -u docker there")
+    return Finding(
+        WARN, "no", f"has a Docker engine that {found['error']}: deploy.yml starts it, or says why it cannot"
+    )
 
 
 def nvidia(device: Device) -> Finding:
@@ -264,7 +276,12 @@ def judge(
         if found["ssh"].state == FAIL:
             continue
         facts = answer["board"]
-        facts = {**facts, "sudo": "board" in as_root, "offset": _offset(facts, end)}
+        facts = {
+            **facts,
+            "sudo": "board" in as_root,
+            "said": str(as_root.get("msg", "")),
+            "offset": _offset(facts, end),
+        }
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
         found |= {check: judged(device) for check, judged in CHECKS.items()}
     return {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import re
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
 FIRST_ADDRESS = 10  # below are the gateway, which is the server, and the registry
+PUBLISHED = re.compile(r"(?!localhost/|[^/]*[.:][^/]*/)[a-z0-9._/-]+(:[\w.-]+)?")  # in the public registry, by a tag
+STAND_INS = {"raspberry_pi": "rpi", "jetson": "jetson"}  # of a trainer's image, by the kind of board
 SHAPE = ("release", "memory", "cpus", "bandwidth")  # what a variable rehearsal_… of a group or host can say
 SECRETS = ("ansible_password", "ansible_ssh_pass", "ansible_become_pass", "ansible_become_password")
 
@@ -47,6 +52,7 @@ def fleet(
         releases, alike = board.pop("releases"), sum(other["kind"] == board["kind"] for other in found)
         board.setdefault("release", releases[alike % len(releases)])
         board["user"] = variables.get("ansible_user", board["user"])
+        board["image"] = variables.get("trainer_image", board["image"])
         found.append({
             **board, "name": host, "container": f"{name}-{host}", "address": str(network[FIRST_ADDRESS + index])
         })  # fmt: skip
@@ -58,9 +64,62 @@ def gateway(subnet: str) -> str:
     return str(_network(subnet)[1])
 
 
+def registry(subnet: str) -> str:
+    """Return the address of the registry in `subnet`."""
+    return str(_network(subnet)[2])
+
+
+def recipe(folder: str, *others: Any) -> str:
+    """Return a hash of what is in a recipe's folder, and of what else it depends on."""
+    found = hashlib.sha256(repr(others).encode())
+    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        found.update(f"{path.relative_to(folder)} {path.stat().st_mode & 0o100}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
 def image(board: dict[str, Any], recipe: str) -> str:
     """Return the name of the image for a board, by the hash of the recipe for it."""
     return f"flowerbed-rehearsal/{board['kind']}:{board['release']}-{recipe}"
+
+
+def board_builds(boards: list[dict[str, Any]], recipe: str, python36: str) -> list[dict[str, Any]]:
+    """Return the images of `boards`: name, release, folder of the recipe, what its script fill gets, and arguments."""
+    found = {
+        image(board, recipe): {
+            "context": "board", "release": board["release"], "fill": [python36 if board["kind"] == "jetson" else ""],
+            "args": {"KIND": board["kind"], "RELEASE": board["release"]},
+        }
+        for board in boards
+    }  # fmt: skip
+    return [{"name": name, **build} for name, build in found.items()]
+
+
+def published(boards: list[dict[str, Any]], client: str, recipe: str, python36: str) -> dict[str, str]:
+    """Return the stand-ins, by the names under which the registry has them: for the trainers' images and `client`.
+
+    `recipe` is the hash of their recipe. Without a Python 3.6, a Jetson's image is as a Pi's.
+    """
+    kinds = {board["image"]: STAND_INS[board["kind"]] if python36 else "rpi" for board in boards}
+    kinds = {name: kind for name, kind in {**kinds, client: "supernode"}.items() if PUBLISHED.fullmatch(name)}
+    return {name: f"flowerbed-rehearsal/stand-in:{kind}-{recipe}" for name, kind in kinds.items()}
+
+
+def stand_in_builds(names: dict[str, str], python: str, python36: str, pins: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the images of stand-ins as `board_builds` does those of boards; `names` is what `published` returns."""
+    packages = {"rpi": [pins["torch"], pins["numpy"]], "jetson": [], "supernode": [pins["flwr"], pins["numpy"]]}
+    kinds = {name: name.partition(":")[2].partition("-")[0] for name in sorted(set(names.values()))}
+    return [
+        {
+            "name": name, "context": "stand_in", "release": "bookworm", "args": {},
+            "target": "client" if kind == "supernode" else "trainer", "fill": [kind, python, python36, *packages[kind]],
+        }
+        for name, kind in kinds.items()
+    ]  # fmt: skip
+
+
+def filled(name: str, names: dict[str, str]) -> str:
+    """Return the name of the image of a registry, which is `name` when it is empty, with the images `names` in it."""
+    return f"{name}-{hashlib.sha256(repr(sorted(names.items())).encode()).hexdigest()[:12]}"
 
 
 def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +190,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return them."""
         return {
-            "rehearsal_fleet": fleet, "rehearsal_gateway": gateway, "rehearsal_image": image,
+            "rehearsal_fleet": fleet, "rehearsal_gateway": gateway, "rehearsal_registry": registry,
+            "rehearsal_recipe": recipe, "rehearsal_image": image, "rehearsal_board_builds": board_builds,
+            "rehearsal_published": published, "rehearsal_stand_in_builds": stand_in_builds, "rehearsal_filled": filled,
             "rehearsal_inventory": inventory,
         }  # fmt: skip

@@ -1,0 +1,194 @@
+"""What there is to do on a Raspberry Pi, and how to undo it, by what board_facts found there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Document = dict[str, Any]
+
+CMDLINES = ("/boot/firmware/cmdline.txt", "/boot/cmdline.txt")  # bookworm has both, and the second is but a note
+TOKEN = "cgroup_enable=memory"
+
+DPHYS, RPI_SWAP, RPI_DROP_IN = "/etc/dphys-swapfile", "/etc/rpi/swap.conf", "/etc/rpi/swap.conf.d/90-flowerbed.conf"
+MAX_SWAP = 2048  # what dphys-swapfile makes at most unless it is told otherwise, in MB
+RPI_SIZE = """\
+# Flowerbed: raspberry_pi_swap
+[File]
+FixedSizeMiB={size}
+
+[Zram]
+FixedSizeMiB={size}
+"""
+SPARE = 500e6  # bytes of disk that swap leaves
+
+NETWORK_MANAGER, UNIT = "/etc/NetworkManager/conf.d/90-flowerbed.conf", "/etc/systemd/system/flowerbed-wifi.service"
+POWER_SAVE_OFF = """\
+# Flowerbed: Wi-Fi that saves power answers late
+[connection]
+wifi.powersave = 2
+"""
+AWAKE = """\
+[Unit]
+Description=Flowerbed: Wi-Fi that saves power answers late
+After=network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=true
+ExecStart=/bin/sh -c '{commands}'
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def plan(found: Document, wanted: Document) -> Document:
+    """Return what there is to do: see the keys of `result`.
+
+    `found` is what board_facts has of the board; `wanted` has the role's variables swap and wifi_power_save.
+    """
+    result: Document = {
+        "problem": problem(found),  # the end of a sentence; nothing else is done then
+        "cmdline": "",  # path of the kernel's command line, if it lacks the token
+        "files": {},  # text by path, to be placed
+        "wifi": [],  # interfaces that save power now
+        "unit": False,  # whether the unit that keeps them awake must be enabled
+        "swap": False,  # whether dphys-swapfile must make its file anew
+        "reboot": found["reboot"],  # whether what was changed needs one
+        "before": _before(found),  # what is to be remembered for reset
+        "notes": [],  # the ends of sentences
+        "needed": True,
+    }
+    if result["problem"]:
+        return result
+    _memory_cgroup(found, result)
+    if not wanted["wifi_power_save"]:
+        _wifi(found, result)
+    if size := int(wanted["swap"]):
+        _swap(found, size, result)
+    result["needed"] = any(result[key] for key in ("cmdline", "files", "wifi", "unit", "swap", "reboot"))
+    return result
+
+
+def problem(found: Document) -> str:
+    """Return what makes the board unusable, as preflight says it."""
+    if found["machine"] in ("aarch64", "x86_64") and found["bits"] == 64:
+        return ""
+    what = "32-bit programs on a 64-bit kernel" if found["machine"] in ("aarch64", "x86_64") else "a 32-bit system"
+    return f"has {what} ({found['machine']}): install the 64-bit edition of its operating system"
+
+
+def undo(found: Document) -> Document:
+    """Return what there is to do to give the board back, as `plan` does; nothing where the role changed nothing."""
+    before, files = found["before"].get("raspberry_pi"), found["files"]
+    result: Document = {
+        "cmdline": "", "files": {}, "remove": [], "wifi": [], "swap": False, "reboot": False,
+        "needed": before is not None,
+    }  # fmt: skip
+    if before is None:
+        return result
+    if _token(found) and not before["token"]:
+        result |= {"cmdline": _cmdline(found), "reboot": True}
+    result["remove"] = [path for path in (NETWORK_MANAGER, UNIT, RPI_DROP_IN) if path in files]
+    result["reboot"] |= RPI_DROP_IN in files
+    saved = [name for name, saves in before["power_save"].items() if saves]
+    result["wifi"] = [name for name in saved if found["power_save"].get(name) is False]
+    if DPHYS in files:
+        text = files[DPHYS]
+        for name, value in before["swap"].items():
+            text = _assign(text, name, value)
+        if text != files[DPHYS]:
+            result |= {"files": {DPHYS: text}, "swap": True}
+    return result
+
+
+def _before(found: Document) -> Document:
+    """Return how the board is, in all that the role may change."""
+    swap = found["files"].get(DPHYS, "")
+    return {
+        "token": _token(found), "power_save": found["power_save"], "time_service": found["time_service"],
+        "swap": {name: _value(swap, name) for name in ("CONF_SWAPSIZE", "CONF_MAXSWAP")},
+    }  # fmt: skip
+
+
+def _cmdline(found: Document) -> str:
+    """Return the path of what the firmware gives the kernel as its command line, or ""."""
+    return next((path for path in CMDLINES if path in found["files"]), "")
+
+
+def _token(found: Document) -> bool:
+    """Return whether the token is on that line."""
+    return TOKEN in found["files"].get(_cmdline(found), "").partition("\n")[0].split()
+
+
+def _memory_cgroup(found: Document, result: Document) -> None:
+    """A container's memory can be limited only if the kernel's command line says so."""
+    if not found["memory_cgroup"] and not _token(found) and _cmdline(found):
+        result |= {"cmdline": _cmdline(found), "reboot": True}
+
+
+def _wifi(found: Document, result: Document) -> None:
+    """Wi-Fi stays awake: by NetworkManager where that is in charge, else by a unit of ours."""
+    result["wifi"] = [name for name, saves in found["power_save"].items() if saves]
+    if not found["power_save"]:
+        return
+    if "NetworkManager.service" in found["enabled"]:
+        path, text = NETWORK_MANAGER, POWER_SAVE_OFF
+    else:
+        commands = "; ".join(f"iw dev {name} set power_save off" for name in sorted(found["power_save"]))
+        path, text = UNIT, AWAKE.format(commands=commands)
+        result["unit"] = "flowerbed-wifi.service" not in found["enabled"]
+    if found["files"].get(path) != text:
+        result["files"][path] = text
+
+
+def _swap(found: Document, size: int, result: Document) -> None:
+    """Swap of `size` MB, by what the system's generation makes it with."""
+    files = found["files"]
+    if RPI_SWAP in files:
+        path, text, reboot = RPI_DROP_IN, RPI_SIZE.format(size=size), True  # says swap.conf(5)
+    elif DPHYS in files:
+        path, text, reboot = DPHYS, _assign(files[DPHYS], "CONF_SWAPSIZE", size), False
+        if size > int(_value(text, "CONF_MAXSWAP") or MAX_SWAP):
+            text = _assign(text, "CONF_MAXSWAP", size)
+    else:
+        result["notes"].append("has neither dphys-swapfile nor rpi-swap, so its swap stays as it is")
+        return
+    now = sum(found["swaps"].values())
+    if files.get(path) == text and (reboot or now):
+        return
+    if found["free"] - SPARE < size * 2**20 - now:
+        result["notes"].append(
+            f"has {found['free'] / 1e9:.1f} GB of disk left, too little for swap of {size} MB, so that stays as it is: "
+            "lower raspberry_pi_swap"
+        )
+        return
+    if files.get(path) != text:
+        result["files"][path] = text
+        result["reboot"] |= reboot
+    result["swap"] = not reboot
+
+
+def _value(text: str, name: str) -> str | None:
+    """Return what a shell fragment assigns to `name`, or None."""
+    found = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return found[-1] if found else None
+
+
+def _assign(text: str, name: str, value: Any) -> str:
+    """Return a shell fragment that assigns `value` to `name`, or nothing where that is None; the rest stays."""
+    line = f"{name}={value}"
+    if value is None:
+        return re.sub(rf"^{name}=.*\n?", "", text, flags=re.MULTILINE)
+    if _value(text, name) is not None:
+        return re.sub(rf"^{name}=.*$", line, text, flags=re.MULTILINE)
+    return f"{text.rstrip()}\n{line}\n" if text.strip() else f"{line}\n"
+
+
+class FilterModule:
+    """The filters, by name."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return them."""
+        return {"raspberry_pi_plan": plan, "raspberry_pi_undo": undo}
