@@ -4,7 +4,7 @@ Distribution, the usual pull-through registry, fetches twice what it does not ha
 that asks meanwhile. Here all who ask for a layer get it from the one download of it while that goes on. Layers stay in
 the folder, and a download that broke off goes on where it was.
 
-Usage: mirror.py ADDRESS PORT UPSTREAM FOLDER PROCESS. It ends when the process has.
+Usage: mirror.py ADDRESS PORT UPSTREAM FOLDER PROCESS. It says that it is ready, and ends when the process has.
 """
 
 from __future__ import annotations
@@ -267,8 +267,13 @@ def main(address: str, port: str, upstream: str, folder: str, process: str) -> N
     """Serve until the process has ended."""
     Handler.mirror = Mirror(Upstream(upstream), Path(folder))
     ThreadingHTTPServer.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with ThreadingHTTPServer((address, int(port)), Handler) as server:
+    try:
+        server = ThreadingHTTPServer((address, int(port)), Handler)
+    except OSError as error:
+        sys.exit(f"{error.strerror or error}: {address} port {port}")
+    with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        print("ready", flush=True)
         with contextlib.suppress(ProcessLookupError):
             while True:
                 os.kill(int(process), 0)
