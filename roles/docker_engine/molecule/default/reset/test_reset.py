@@ -4,13 +4,10 @@ import json
 
 
 def test_the_configuration_is_as_it_was(host):
-    file = host.file("/etc/docker/daemon.json")
-    if host.file("/etc/nv_tegra_release").exists:
-        assert file.content_string == (
-            '{"runtimes": {"nvidia": {"path": "nvidia-container-runtime", "runtimeArgs": []}}}\n'
-        )
-    else:
-        assert not file.exists
+    runtimes = {"nvidia": {"path": "nvidia-container-runtime", "runtimeArgs": []}}
+    document = {"runtimes": runtimes} if host.file("/etc/nv_tegra_release").exists else {}
+    document["registry-mirrors"] = ["http://172.30.114.2:5000"]
+    assert host.file("/etc/docker/daemon.json").content_string == json.dumps(document, indent=4)
     assert not host.file("/opt/flowerbed/before/docker_engine.json").exists
 
 

@@ -19,6 +19,7 @@ def test_what_is_merged_is_what_the_engine_does(host):
     jetson = host.file("/etc/nv_tegra_release").exists
     assert document["log-opts"] == LOGS and document["log-driver"] == info["LoggingDriver"] == "json-file"
     assert document.get("default-runtime") == ("nvidia" if jetson else None)
+    assert document["registry-mirrors"] == ["http://172.30.114.2:5000"]  # the owner's
     assert info["DefaultRuntime"] == ("nvidia" if jetson else "runc") and ("nvidia" in info["Runtimes"]) == jetson
 
 
