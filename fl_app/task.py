@@ -39,8 +39,14 @@ def build_model(config):
 
 
 def load_data(folder, config):
-    """Return this device's (train, held-out) data from `folder`, each a TensorDataset of images and labels."""
-    return tuple(None if split is None else _dataset(*split) for split in shards.read(folder))
+    """Return this device's (train, held-out) data from `folder`, each a TensorDataset of images and labels.
+
+    A data set's `classes`, names by label as torchvision has them, are compared between the devices.
+    """
+    data = tuple(None if split is None else _dataset(*split) for split in shards.read(folder))
+    for split in filter(None, data):
+        split.classes = shards.classes(folder)
+    return data
 
 
 def _dataset(x, y):

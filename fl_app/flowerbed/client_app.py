@@ -10,6 +10,7 @@ from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
 from flowerbed.client.handler import ClientConfig, handle, query
 from flowerbed.client.trainer import Trainer
 from flowerbed.link.content import make_content, read_content
+from flowerbed.parts import split
 
 WATCH_SECONDS = 2.0
 
@@ -40,9 +41,10 @@ def _do(job: str, message: Message, context: Context) -> Message:
     trainer = Trainer(client.trainer)
     done = threading.Event()
     threading.Thread(target=_watch, args=(client.server, context.run_id, trainer, done), daemon=True).start()
-    packed, metrics = handle(client, trainer, job, *read_content(message.content))
+    packed, config = read_content(message.content)
+    result, metrics = handle(client, trainer, job, split(packed), config)
     done.set()
-    return Message(make_content(packed, metrics), reply_to=message)
+    return Message(make_content(b"".join(result), metrics), reply_to=message)
 
 
 def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event) -> None:

@@ -79,8 +79,9 @@ def release():
 def memory():
     """Return total and available memory and swap in bytes."""
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", text("/proc/meminfo"), re.MULTILINE))
-    names = {"total": "MemTotal", "available": "MemAvailable", "swap": "SwapTotal"}
-    return {name: int(found.get(key, 0)) * 1024 for name, key in names.items()}
+    names = {"total": "MemTotal", "available": "MemAvailable"}
+    sizes = {name: int(found.get(key, 0)) * 1024 for name, key in names.items()}
+    return dict(sizes, swap=sum(swaps().values()))
 
 
 def free_space(path):

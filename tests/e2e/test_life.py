@@ -85,15 +85,20 @@ def test_a_python_that_does_not_do_is_said_before_anything_changes(garden):
     assert garden.programs() == before
 
 
-def test_rounds_a_kill_and_a_resume(garden):
-    played = garden.run("life", 2)
+def live(garden, experiment, **variables):
+    """Two rounds, a kill and a resume."""
+    played = garden.run(experiment, 2, **variables)
     assert "1 of 2" in played.text and "2 of 2" in played.text
     for program in ("client", "trainer"):
         garden.kill("rpi-1", program)
-    garden.play("deploy")  # waits until all is ready again
-    garden.run("life", 1)
-    assert garden.rounds("life") == [1, 2, 3]
-    assert [event["clients_answered"] for event in garden.events("life", "round")] == [3, 3, 3]
+    garden.play("deploy", **variables)  # waits until all is ready again
+    garden.run(experiment, 1, **variables)
+    assert garden.rounds(experiment) == [1, 2, 3]
+    assert [event["clients_answered"] for event in garden.events(experiment, "round")] == [3, 3, 3]
+
+
+def test_rounds_a_kill_and_a_resume(garden):
+    live(garden, "life")
     names = {path.name for path in (garden.folder / "runs/life").iterdir()}
     assert {"configuration.json", "run.json", "metrics.jsonl", "checkpoints", "model", "logs"} <= names
 
@@ -120,11 +125,11 @@ def test_another_data_set_is_refused_with_the_difference(garden):
 @needs_superlink
 def test_both_links_give_the_same_model_bit_for_bit(garden):
     garden.play("deploy")
-    garden.run("on-stream", 2)
+    garden.run("on-stream", 3)
     words = garden.fail("run_round", experiment="on-superlink", fl_link="superlink")
     assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
     garden.play("deploy", fl_link="superlink")
-    garden.run("on-superlink", 2, fl_link="superlink")
+    live(garden, "on-superlink", fl_link="superlink")
     stream, superlink = garden.model("on-stream"), garden.model("on-superlink")
     assert stream.keys() == superlink.keys()
     assert all(np.array_equal(stream[name], superlink[name]) for name in stream)

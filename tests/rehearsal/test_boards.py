@@ -104,3 +104,27 @@ def test_preflight_says_what_is_wrong_with_each_board(boards):
     finally:
         known.write_text("\n".join([*lines, ""]))
         boards.shell("rpi-1", "rm /var/lib/rehearsal/throttled")
+
+
+@needs_engine
+def test_preflight_names_a_board_without_sudo_another_jetpack_and_a_clock_a_year_off(boards):
+    release = "/etc/nv_tegra_release"
+    sudoers, aside = "/etc/sudoers.d/jetson", "/root/jetson"
+    boards.shell("jetson-4gb-1", f"sed -i.bak 's/R32/R35/' {release}")
+    docker("exec", f"{boards.name}-jetson-2gb-1", "mv", sudoers, aside)
+    # What begins after this sees another time; sshd's sandbox does not let libfaketime in, but a connection is open.
+    fake = (
+        "chmod 777 /dev/shm; echo -365d > /etc/faketimerc; ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload"
+    )
+    boards.shell("rpi-1", fake)
+    try:
+        done = boards.play("playbooks/preflight")
+        words = " ".join(done.stdout.split())
+        assert done.returncode != 0
+        assert "jetson-4gb-1 has L4T 35.7.1, but the" in words, done.stdout
+        assert "jetson-2gb-1 does not let its user become root, which Docker needs" in words
+        assert re.search(r"rpi-1 has a clock that is 3153\d{4} s behind: deploy.yml sets it", words)
+    finally:
+        docker("exec", f"{boards.name}-rpi-1", "rm", "/etc/ld.so.preload", "/etc/faketimerc")
+        docker("exec", f"{boards.name}-jetson-2gb-1", "mv", aside, sudoers)
+        boards.shell("jetson-4gb-1", f"mv {release}.bak {release}")

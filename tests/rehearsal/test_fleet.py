@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from boards import ROOT, Rehearsal, docker, rehearsal
 from engine import needs_engine
 from fleet import wait_until
+from flowerbed import tensors
 
 pytestmark = needs_engine
 BOARDS = ["rpi-1", "jetson-2gb-1", "jetson-4gb-1"]
@@ -50,6 +52,14 @@ class Lab:
     def inspect(self, board: str, container: str) -> dict[str, Any]:
         """Return what the board's engine says of a container."""
         return json.loads(self.boards.shell(board, f"docker inspect {container}"))[0]
+
+    def trainer(self, board: str) -> dict[str, Any]:
+        """Return what a board's trainer says of itself, {} while it does not answer."""
+        question = "docker exec flowerbed-client python3 -m flowerbed.status trainer.json"
+        done = subprocess.run(
+            ["docker", "exec", f"{self.boards.name}-{board}", "sh", "-c", question], capture_output=True, text=True
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else {}
 
     def set_variables(self, host: str, **values: Any) -> None:
         """Give a host variables in the inventory's host_vars; none to take them back."""
@@ -137,15 +147,23 @@ def test_a_paused_board_is_left_out_and_comes_back(lab):
 
 
 def test_a_board_that_is_rebooted_in_a_round_is_left_out_and_comes_back(lab):
-    docker("restart", "--time=0", f"{lab.boards.name}-jetson-4gb-1")
-    lab.play("deploy")  # waits until it is back
-    words, _ = lab.play("run_round", experiment="rebooted")
-    assert lab.events("rebooted", "round")[0]["clients_answered"] == 3, words
+    board = "jetson-4gb-1"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(lab.play, "run_round", experiment="rebooted", fl_local_epochs=60)
+        wait_until(lambda: lab.trainer(board).get("busy"), 60, "the board to train")
+        docker("restart", "--time=1", f"{lab.boards.name}-{board}")
+        words, _ = running.result()
+    assert f"{board} gave no update: its connection ended; it is left out of round 1" in words, words
+    wait_until(lambda: lab.trainer(board).get("ready"), 120, "the board to be back")  # by itself
+    lab.play("run_round", experiment="rebooted", fl_wait_clients=60)
+    assert [event["clients_answered"] for event in lab.events("rebooted", "round")] == [2, 3]
 
 
 def test_another_image_is_taken_by_the_board_that_has_it(lab):
-    lab.boards.shell("rpi-1", "docker tag lhkhiem28/rpi:1.4 own/rpi:2 && docker tag flwr/supernode own/no-torch:1 "
-                              "|| docker tag $(docker images -q flwr/supernode) own/no-torch:1")  # fmt: skip
+    lab.boards.shell(
+        "rpi-1",
+        "docker tag lhkhiem28/rpi:1.4 own/rpi:2 && docker tag $(docker images -q flwr/supernode) own/no-torch:1",
+    )
     lab.set_variables("rpi-1", trainer_image="own/no-torch:1")
     words = lab.fail("deploy")
     assert "rpi-1: the image own/no-torch:1 (trainer_image) cannot train: No module named 'torch': choose" in words
@@ -181,8 +199,6 @@ def test_both_links_give_the_same_model(lab):
     lab.play("deploy", fl_link="superlink")
     lab.play("run_round", rounds=2, experiment="on-superlink", fl_link="superlink")
     models = [(lab.runs / name / "model/last.safetensors").read_bytes() for name in ("on-stream", "on-superlink")]
-    from flowerbed import tensors
-
     stream, superlink = map(tensors.unpack, models)
     assert all((stream[name] == superlink[name]).all() for name in stream)
 

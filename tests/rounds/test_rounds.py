@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fleet
+import images
 from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 
@@ -14,7 +15,13 @@ from flowerbed.rounds import checkpoint as checkpoints
 TASK = (
     fleet.TASK.read_text()
     + """
-_train = train
+_build_model, _train = build_model, train
+
+
+def build_model(config):
+    model = _build_model(config)
+    model.register_buffer("ballast", torch.rand(200_000))  # an update travels in parts
+    return model
 
 
 def train(model, data, config):
@@ -258,6 +265,32 @@ def test_a_device_with_other_task_code_is_told_to_deploy(garden):
         garden.signal("d2", "trainer")
     event = garden.events("mixed", "device")[2]
     assert event["status"] == "left-out" and "run deploy.yml" in event["reason"]
+
+
+def test_devices_that_number_their_classes_differently_are_refused(garden):
+    for device, classes in {"d0": ["cat", "dog"], "d1": ["dog"]}.items():
+        images.write(garden.folder / device / "photos", classes, 4)
+        use_data(garden, device, "photos")
+    try:
+        garden.start()
+        code, sentence = garden.run("classes")
+        assert code == 1 and "a label means one class on d0 and another on d1" in sentence
+        assert "['cat', 'dog'] and ['dog']: put the same classes.txt" in sentence
+        assert garden.events("classes", "round") == []
+        (garden.folder / "d1/photos/classes.txt").write_text("cat\ndog\n")
+        garden.signal("d1", "trainer")
+        garden.start()
+        assert garden.run("one-list", dataset={"shape": [8, 8, 3], "classes": ["cat", "dog"]})[0] == 0
+        assert [event["status"] for event in garden.events("one-list", "device")] == ["ok", "ok", "failed"]
+    finally:
+        for device in ("d0", "d1"):
+            use_data(garden, device, "data")
+
+
+def use_data(garden, device, folder):
+    path = garden.folder / device / "trainer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": folder}))
+    garden.signal(device, "trainer")
 
 
 def test_a_device_that_the_inventory_does_not_know_is_refused(garden):

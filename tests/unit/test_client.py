@@ -64,6 +64,8 @@ def test_a_client_waits_for_its_server_without_noise_and_comes_back_whenever_it_
         fleet.wait_until(lambda: pair.log("d0").count("waiting for it to return") == 2, 10, "the client to notice")
         assert client.poll() is None
         assert len(pair.log("d0").splitlines()) == 5, pair.log("d0")
+        libraries = Path(f"/proc/{client.pid}/maps").read_text()
+        assert "/numpy/" in libraries and "/torch/" not in libraries
 
 
 def test_a_client_that_goes_is_noticed_at_once(pair):

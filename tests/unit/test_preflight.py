@@ -69,8 +69,11 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"tegra": TEGRA.replace("R32", "R35")}, "d has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
         ({"tegra": TEGRA.replace("7.1", "5.2")}, "d has L4T 32.5.2, but"),
         ({"sudo": 1}, "d does not let its user become root, which Docker needs"),
-        ({"time": 1002.0 + 365 * 86400}, "d has a clock that is 31536000 s ahead: let it reach a time server"),
-        ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind"),
+        (
+            {"time": 1002.0 + 365 * 86400, "kind": "other"},
+            "d has a clock that is 31536000 s ahead: let it reach a time server",
+        ),
+        ({"time": 1000.0 - 365 * 86400, "runtime": "process"}, "d has a clock that is 31536000 s behind: let it"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
         ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
         ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
@@ -95,7 +98,17 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"time": 1062.0}, "d has a clock that is 60 s ahead"),
+        ({"time": 1062.0}, "d has a clock that is 60 s ahead: deploy.yml sets it"),
+        ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind: deploy.yml sets it"),
+        (
+            {
+                "group": "jetson",
+                "tegra": TEGRA,
+                "docker": {**GOOD["docker"], "runtimes": []},
+                "engine": {**GOOD["engine"], "nvidia": True},
+            },
+            "d has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it",
+        ),
         ({"memory": {"total": 1e9, "available": 1e8, "swap": 0}}, "d has 100 MB of memory and swap to spare"),
         ({"docker": MISSING}, "d has no Docker engine yet: deploy.yml installs it"),
         ({"docker": {"error": "does not answer (x)", "free": 9e9}}, "d has a Docker engine that does not answer (x)"),

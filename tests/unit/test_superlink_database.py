@@ -1,27 +1,36 @@
-"""A SuperLink's database that was not made to its end is removed; one that is whole stays."""
+"""A SuperLink's database is made whole or not at all, and then left alone."""
 
-import os
-import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+
+from checkout import needs_superlink
 
 import fleet
 
-
-def prepare(address: str, file, process: int) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "flowerbed.server.database", address, file, str(process)],
-        env=fleet.ENVIRONMENT, check=True, timeout=30,
-    )  # fmt: skip
+pytestmark = needs_superlink
 
 
-def test_a_database_is_kept_once_somebody_has_listened(tmp_path):
-    file, made = tmp_path / "superlink.db", tmp_path / "superlink.db.made"
-    file.write_text("half of it")
-    with socket.create_server(("127.0.0.1", 0)) as superlink:
-        prepare(f"127.0.0.1:{superlink.getsockname()[1]}", file, os.getpid())
-        assert not file.exists()
-        fleet.wait_until(made.exists, 20, "the note that the database is whole")
-    file.write_text("all of it")
-    prepare(f"127.0.0.1:{fleet.free_port()}", file, 2**22 + 1)
-    assert file.read_text() == "all of it"
+def begin(file) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "flowerbed.server.database", file], env=fleet.ENVIRONMENT)
+
+
+def test_a_database_whose_making_was_cut_short_is_made_anew_and_a_whole_one_kept(tmp_path):
+    file, new = tmp_path / "superlink.db", tmp_path / "superlink.db.new"
+    killed = begin(file)
+    fleet.wait_until(lambda: new.exists() and new.stat().st_size, 60, "the first tables")
+    killed.kill()
+    killed.wait()
+    assert new.exists() and not file.exists()
+
+    assert begin(file).wait(60) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    with closing(sqlite3.connect(file)) as database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master")}
+        assert {"node", "run", "alembic_version"} <= tables
+        database.execute("create table mine (number)")
+
+    assert begin(file).wait(60) == 0
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("select * from mine").fetchall() == []

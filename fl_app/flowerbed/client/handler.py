@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..parts import Parts
 from .trainer import Trainer, TrainerError
 
 
@@ -45,16 +46,16 @@ def query(client: ClientConfig, trainer: Trainer) -> dict[str, Any]:
 
 
 def handle(
-    client: ClientConfig, trainer: Trainer, job: str, arrays: bytes, config: dict[str, Any]
-) -> tuple[bytes, dict[str, Any]]:
+    client: ClientConfig, trainer: Trainer, job: str, arrays: Parts, config: dict[str, Any]
+) -> tuple[Parts, dict[str, Any]]:
     """Run `job` (train or evaluate) and return the resulting tensors and metrics, the device's own overrides applied.
 
     A failure is no exception: the metrics then have `error`, a sentence, and `trace`.
     """
     started = time.monotonic()
     try:
-        result, metrics = trainer.call(job, arrays, {**config, **client.overrides})
+        result, metrics = trainer.call_in_parts(job, arrays, {**config, **client.overrides})
     except TrainerError as error:
-        return b"", {"error": str(error), "trace": error.trace}
+        return Parts(), {"error": str(error), "trace": error.trace}
     metrics["seconds_client"] = time.monotonic() - started
     return result, metrics

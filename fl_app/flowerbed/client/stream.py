@@ -31,10 +31,7 @@ def serve(client: ClientConfig) -> None:
     """Answer the server's messages for ever; come back whenever it goes and returns."""
     log.info("%s waits for the server at %s", client.name, client.server)
     with grpc.insecure_channel(client.server, options=CHANNEL_OPTIONS) as channel:
-        join = channel.stream_stream(
-            f"/{wire.SERVICE}/{wire.METHOD}",
-            request_serializer=wire.write_answer, response_deserializer=wire.read_request,
-        )  # fmt: skip
+        join = channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")
         backoff = 0.1
         while True:
             session = Session(client)
@@ -65,12 +62,12 @@ class Session:
         worker = threading.Thread(target=self._work, daemon=True)
         worker.start()
         try:
-            for request in join(iter(self._outbox.get, None), wait_for_ready=True):
+            answers = wire.write_answers(iter(self._outbox.get, None))
+            for request in wire.read_requests(join(answers, wait_for_ready=True)):
                 if not self.joined:
                     self.joined = True
                     log.info("%s joined the server at %s", self.client.name, self.client.server)
                 self._inbox.put(request)
-                del request  # whoever holds it while it waits for the next, holds its tensors
             return "closed by the server"
         except grpc.RpcError as error:
             return str(error.details() or error.code())  # type: ignore[attr-defined]
@@ -89,5 +86,6 @@ class Session:
             return wire.Answer(QUERY, values=query(self.client, self.trainer))
         if request.kind not in (wire.TRAIN, wire.EVALUATE):
             return wire.Answer(request.kind)
-        packed, request.packed = request.packed, b""
-        return wire.Answer(request.kind, *handle(self.client, self.trainer, request.kind, packed, request.config))
+        return wire.Answer(
+            request.kind, *handle(self.client, self.trainer, request.kind, request.packed, request.config)
+        )

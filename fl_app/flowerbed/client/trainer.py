@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..parts import Parts, drain, read, split
 from ..unix_http import UnixConnection
 
 LOG = os.environ.get("FLOWERBED_TRAINER_LOG", "logs/trainer.log")  # how its log is looked at
@@ -37,7 +38,7 @@ class Trainer:
     def health(self) -> dict[str, Any]:
         """Return the trainer's own account of itself. Raises TrainerError when it doesn't answer."""
         try:
-            return json.loads(self._request("GET", "/health", {}, b"", 10)[0])
+            return json.loads(b"".join(self._request("GET", "/health", {}, Parts(), 10)[0]))
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see {LOG}") from None
 
@@ -70,6 +71,11 @@ class Trainer:
 
         Waits for a trainer that is just starting. Raises TrainerError when it refuses, fails, dies or is cancelled.
         """
+        result, metrics = self.call_in_parts(job, split(body), config)
+        return b"".join(result), metrics
+
+    def call_in_parts(self, job: str, body: Parts, config: dict[str, Any]) -> tuple[Parts, dict[str, Any]]:
+        """Do as `call`; `body` is empty afterwards."""
         self.wait_ready(START_SECONDS)
         try:
             data, headers = self._request("POST", f"/{job}", {"Flowerbed-Config": json.dumps(config)}, body, None)
@@ -89,22 +95,23 @@ class Trainer:
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _request(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, timeout: float | None
-    ) -> tuple[bytes, Any]:
+        self, method: str, path: str, headers: dict[str, str], body: Parts, timeout: float | None
+    ) -> tuple[Parts, Any]:
         connection = self._connection = UnixConnection(self.path)
         try:
             connection.connect()
             if self._cancelled.is_set():
                 raise TrainerError(_CANCELLED)
             connection.sock.settimeout(timeout)
-            connection.request(method, path, body, headers)
+            headers = {**headers, "Content-Length": str(sum(map(len, body)))}
+            connection.request(method, path, drain(body), headers)
             response = connection.getresponse()
-            data = response.read()
+            data = read(response.read)
         finally:
             self._connection = None
             connection.close()
         if response.status != 200:
-            raise _failure(data)
+            raise _failure(b"".join(data))
         return data, response.headers
 
 

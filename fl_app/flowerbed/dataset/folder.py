@@ -48,17 +48,28 @@ def read(path, size=None):
         images = _places(path, names)
         if not images:
             raise DatasetError("%s holds no images: %s" % (path, LAYOUT))
-        found = {label for _, (_, label) in images}
-        listed = [name for name in names if os.path.basename(name) == CLASSES]
-        classes = content(listed[0]).decode("utf-8").splitlines() if listed else sorted(found)
-        classes = [name.strip() for name in classes if name.strip()]
-        for unknown in sorted(found - set(classes)):
-            raise DatasetError("%s has a class folder %s that its %s does not name" % (path, unknown, CLASSES))
+        classes = _classes(path, names, content, images)
         x = _stack(path, [name for name, _ in images], content, size)
     y = np.array([classes.index(label) for _, (_, label) in images], np.int64)
     splits = np.array([split for _, (split, _) in images])
     train, test = ((x[splits == split], y[splits == split]) if split in splits else None for split in (0, 1))
     return train, test, classes
+
+
+def class_names(path):
+    """Return the names of the classes of the folder or zip `path`, by label. Raises DatasetError."""
+    with _open(path) as (names, content):
+        return _classes(path, names, content, _places(path, names))
+
+
+def _classes(path, names, content, images):
+    found = {label for _, (_, label) in images}
+    listed = [name for name in names if os.path.basename(name) == CLASSES]
+    classes = content(listed[0]).decode("utf-8").splitlines() if listed else sorted(found)
+    classes = [name.strip() for name in classes if name.strip()]
+    for unknown in sorted(found - set(classes)):
+        raise DatasetError("%s has a class folder %s that its %s does not name" % (path, unknown, CLASSES))
+    return classes
 
 
 @contextmanager

@@ -22,11 +22,20 @@ def read(folder, heldout=0.1, size=None):
     """
     if not os.path.isdir(folder):
         raise DatasetError("the data folder %s is missing: deploy, or put this device's data there" % folder)
-    files = [os.path.join(folder, split + ".npz") for split in SPLITS]
+    files = _files(folder)
     if any(os.path.exists(file) for file in files):
         return tuple(read_file(file) if os.path.exists(file) else None for file in files)
     train, test, _ = class_folders.read(folder, size)
     return (train, test) if test is not None else split_off(train, heldout)
+
+
+def classes(folder):
+    """Return the names of the classes of the data in `folder`, by label, or None where it has only their numbers."""
+    return None if any(map(os.path.exists, _files(folder))) else class_folders.class_names(folder)
+
+
+def _files(folder):
+    return [os.path.join(folder, split + ".npz") for split in SPLITS]
 
 
 def split_off(data, fraction):

@@ -21,6 +21,7 @@ from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import Flower
 from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed, InsWrapper
 from flwr.serverapp import Grid
 
+from ..parts import split
 from . import wire
 from .content import QUERY, make_content, read_content
 
@@ -81,7 +82,7 @@ class StreamGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send each message to its node; return their ids, by which `pull_messages` finds the replies."""
-        instructions: dict[int, bytes] = {}
+        instructions: dict[int, list[bytes]] = {}
         ids = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = identifier = str(uuid.uuid4())
@@ -135,7 +136,7 @@ class StreamGrid(Grid):
     def _join(self, device: "_Device") -> None:
         """Ask a new connection who it is, and let it in under that name."""
         try:
-            answer = device.request(wire.write_request(wire.Request(QUERY)), QUERY_SECONDS)
+            answer = device.request(list(wire.write_request(wire.Request(QUERY))), QUERY_SECONDS)
         except (GrpcBridgeClosed, ValueError):
             return
         name = answer.values.get("name") if isinstance(answer.values, dict) else None
@@ -165,7 +166,7 @@ class StreamGrid(Grid):
                 log.info("%s disconnected", device.name)
             self._changed.notify_all()
 
-    def _exchange(self, device: "_Device", identifier: str, instruction: bytes) -> None:
+    def _exchange(self, device: "_Device", identifier: str, instruction: list[bytes]) -> None:
         metadata = self._pending[identifier].metadata
         try:
             answer = device.request(instruction, metadata.ttl)
@@ -176,8 +177,8 @@ class StreamGrid(Grid):
         if answer.kind != metadata.message_type or answer.values is None:
             self._fail(identifier, "its answer cannot be read")
             return
-        content = make_content(answer.packed, answer.values)
-        answer.packed = b""  # Flower's servicer keeps the answer until the next one comes
+        content = make_content(b"".join(answer.packed), answer.values)
+        answer.packed.clear()  # Flower's servicer keeps the answer until the next one comes
         self._settle(identifier, lambda message: Message(content, reply_to=message))
 
     def _fail(self, identifier: str, reason: str) -> None:
@@ -200,7 +201,7 @@ class _Device(ClientProxy):
         self.name: str | None = None
         self.refusal: str | None = None
 
-    def request(self, instruction: bytes, seconds: float) -> wire.Answer:
+    def request(self, instruction: list[bytes], seconds: float) -> wire.Answer:
         """Send one instruction and wait for its answer. Raises GrpcBridgeClosed when the connection ends.
 
         After `seconds` without an answer Flower's servicer ends the connection; the device stops what it does.
@@ -248,16 +249,17 @@ class _Servicer(FlowerServiceServicer):
         device = self._local.device = _Device(cid, bridge, self._local.context)
         return device
 
-    def Join(self, request_iterator: Iterator[wire.Answer], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def Join(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serve one connection."""
         self._local.context = context
-        messages = super().Join(request_iterator, context)
+        messages = super().Join(wire.read_answers(request_iterator), context)
         first = None
         try:
             first = next(messages)  # the device is made by now, on this thread
             device = self._local.device
-            yield first
-            yield from messages
+            yield from first
+            for message in messages:
+                yield from message
         except (GrpcBridgeClosed, StopIteration):
             if first is not None and device.refusal:
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, device.refusal)
@@ -269,11 +271,12 @@ def _make_server(servicer: _Servicer, address: str, most: int) -> grpc.Server:
     It is as Flower's own, but for the bytes: what goes to all devices is written once.
     """
     server = grpc.server(ThreadPoolExecutor(most), maximum_concurrent_rpcs=most, options=wire.OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(servicer.Join, wire.read_answer, bytes)
+    handler = grpc.stream_stream_rpc_method_handler(servicer.Join)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler}),))
     server.add_insecure_port(address)
     return server
 
 
-def _encode(kind: str, content: RecordDict) -> bytes:
-    return wire.write_request(wire.Request(kind, *read_content(content)))
+def _encode(kind: str, content: RecordDict) -> list[bytes]:
+    packed, config = read_content(content)
+    return list(wire.write_request(wire.Request(kind, split(packed), config)))

@@ -5,6 +5,7 @@ from their updates, weighted by p_m.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import threading
@@ -111,6 +112,18 @@ class _Run:
             )
         for device in missing:
             self._problem(device, f"{device} is not connected, or does not answer: it is left out")
+        self._check_classes(here)
+
+    def _check_classes(self, devices: list[str]) -> None:
+        """Refuse devices that number their classes differently: what they learn could not be averaged."""
+        named = {device: classes for device in devices if (classes := self.fleet.about[device].get("classes"))}
+        for (one, first), (other, second) in itertools.pairwise(named.items()):
+            if first != second:
+                raise RunFailed(
+                    f"a label means one class on {one} and another on {other}, which have {str(first)[:80]} and "
+                    f"{str(second)[:80]}: put the same classes.txt, one name a line, beside the class folders of every "
+                    "device, then stop and deploy"
+                )
 
     # -- A round -----------------------------------------------------------------------------------------------------
 

@@ -1,44 +1,26 @@
-"""Keep no SuperLink's database that was not made to its end: python -m flowerbed.server.database HOST:PORT FILE PID.
+"""Make a SuperLink's database, whole or not at all: python -m flowerbed.server.database FILE.
 
-A SuperLink that ends while it makes its tables leaves a file with which none starts again. It listens once they are
-made, so a watcher then notes that the file is whole, in FILE.made; a file without that note is removed.
+With a database that a SuperLink began to make, and was killed, none starts again.
 """
 
-import os
-import socket
 import sys
-import time
 from pathlib import Path
 
-POLL_SECONDS = 0.2
 
+def make(file: Path) -> None:
+    """Make the database unless it is there. It has its name only once Flower has made all of it."""
+    if file.exists():
+        return
+    from flwr.supercore.state.alembic.utils import run_migrations  # seconds of imports, and only needed now
+    from sqlalchemy import create_engine
 
-def remove_unfinished(file: Path) -> None:
-    """Remove a database that nothing says is whole."""
-    if not note(file).exists():
-        for path in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
-            path.unlink(missing_ok=True)
-
-
-def watch(address: str, file: Path, process: int) -> None:
-    """Note that the database is whole once somebody listens on `address`; give up when `process` has ended."""
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
-    while Path(f"/proc/{process}").exists():
-        try:
-            socket.create_connection((host, int(port)), 5).close()
-        except OSError:
-            time.sleep(POLL_SECONDS)
-        else:
-            return note(file).touch()
-
-
-def note(file: Path) -> Path:
-    """Return the file that says that the database `file` is whole."""
-    return file.with_name(f"{file.name}.made")
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    engine = create_engine(f"sqlite:///{new}")
+    run_migrations(engine)
+    engine.dispose()
+    new.rename(file)
 
 
 if __name__ == "__main__":
-    remove_unfinished(Path(sys.argv[2]))
-    if os.fork() == 0:
-        watch(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    make(Path(sys.argv[1]))

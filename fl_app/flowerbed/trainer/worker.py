@@ -59,7 +59,8 @@ class Worker:
             self._task = tasks.load(self.config["task"])
             if self.config["data"]:  # a server may have no test set
                 self.train_data, self.heldout_data = self._load_data()
-            self.facts.update(torch=torch.__version__, device=str(self._device))
+            classes = getattr(self.train_data, "classes", None)
+            self.facts.update(torch=torch.__version__, device=str(self._device), classes=classes)
             # The first optimizer imports much of torch (torch._dynamo): now, not in the first round.
             optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
             optimizer.zero_grad()

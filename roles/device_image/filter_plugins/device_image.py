@@ -1,0 +1,66 @@
+"""Which images a device lacks, and who gives them to whom where no mirror can."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+NAME = re.compile(
+    r"(?P<repository>(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)"
+    r"(?P<tag>:[\w][\w.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
+)
+PUBLIC = ("docker.io/", "index.docker.io/")
+
+
+def familiar(name: str) -> str:
+    """Return an image's name as Docker lists it: with its digest or else its tag. Raises AnsibleFilterError."""
+    found = NAME.fullmatch(str(name))
+    if not found:
+        raise AnsibleFilterError(
+            f"{name} is no name of an image, such as lhkhiem28/rpi:1.4: correct trainer_image or client_image."
+        )
+    repository = found["repository"]
+    for prefix in PUBLIC:
+        repository = repository.removeprefix(prefix)
+    return repository.removeprefix("library/") + (found["digest"] or found["tag"] or ":latest")
+
+
+def is_public(name: str) -> bool:
+    """Whether an image is in the public registry, the only one whose mirrors an engine asks."""
+    host, slash, _ = familiar(name).partition("/")
+    return not (slash and re.search(r"[.:]|^localhost$", host))
+
+
+def missing(names: list[str], images: dict[str, str]) -> list[str]:
+    """Return those of `names` that are not among an engine's images."""
+    return [name for name in dict.fromkeys(map(familiar, names)) if name not in images]
+
+
+def shares(hostvars: Any, hosts: list[str], mirrored: bool) -> list[dict[str, Any]]:
+    """Return who of `hosts` gives which image to whom: `image`, `giver`, `takers`.
+
+    One that has an image gives it, else the first that lacks it, which pulls it before. What a mirror has is not
+    shared, and only devices with the same processor share.
+    """
+    found = []
+    machine = {host: hostvars[host]["board_found"]["machine"] for host in hosts}
+    images = {host: hostvars[host]["board_found"].get("docker", {}).get("images", {}) for host in hosts}
+    lacking = {host: hostvars[host].get("device_image_lacking", []) for host in hosts}
+    for name, kind in sorted({(name, machine[host]) for host in hosts for name in lacking[host]}):
+        alike = [host for host in hosts if machine[host] == kind]
+        takers = [host for host in alike if name in lacking[host]]
+        giver = next((host for host in alike if name in images[host]), takers[0])
+        takers = [host for host in takers if host != giver]
+        if takers and not (mirrored and is_public(name)):
+            found.append({"image": name, "giver": giver, "takers": takers})
+    return found
+
+
+class FilterModule:
+    """The filters, by name."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return them."""
+        return {"device_image_missing": missing, "device_image_is_public": is_public, "device_image_shares": shares}

@@ -1,0 +1,207 @@
+"""Images on their way to boards, from a real registry: fetched once for all, and a sentence for what goes wrong."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from boards import BIN, ROOT, Rehearsal, docker, rehearsal
+from engine import needs_engine
+from fleet import wait_until
+from registry import Registry
+
+pytestmark = needs_engine
+BOARDS = ["rpi-1", "rpi-2", "jetson-4gb-1"]
+MB = 1_000_000
+SERVER, REGISTRY = "172.30.96.1", "172.30.96.2"
+PLAYBOOK = "roles/device_image/molecule/default/converge"
+TASK = "Pull images, which may take minutes"
+
+
+class Lab:
+    """Boards, and the registry that they pull from."""
+
+    def __init__(self, boards: Rehearsal) -> None:
+        self.boards, self.registry = boards, Registry(REGISTRY, f"{boards.name}-registry")
+
+    def bring(self, *names: str, to: list[str] = BOARDS, **extra: Any) -> tuple[subprocess.CompletedProcess, str]:
+        """Call the role; return what it said, too, on one line."""
+        done = self.boards.play(PLAYBOOK, *self.arguments(*names, to=to, **extra))
+        return done, " ".join(done.stdout.split())
+
+    def arguments(self, *names: str, to: list[str] = BOARDS, **extra: Any) -> list[str]:
+        """Return the arguments of a call of the role."""
+        variables = {"device_image_space": 100, **extra, "device_image_names": names}
+        return ["-e", json.dumps(variables), "--limit", ",".join(["localhost", "server", *to])]
+
+    def has(self, board: str, name: str) -> str:
+        """Return the id of an image that a board has, or an empty text."""
+        return self.root(board, f"docker image inspect --format '{{{{.Id}}}}' {name} 2>/dev/null || true")
+
+    def root(self, board: str, command: str) -> str:
+        """Return what a command says on a board."""
+        return "\n".join(docker("exec", f"{self.boards.name}-{board}", "sh", "-c", command))
+
+    def pulled(self, board: str) -> float:
+        """Return how many MB of an image a board has, by its own word."""
+        text = json.loads(self.root(board, "cat /run/flowerbed-image.json 2>/dev/null || echo '{}'")).get("text", "")
+        found = re.search(r": (\d+) MB", text)
+        return float(found[1]) if found else 0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three boards with Docker engines."""
+    with rehearsal("images", "172.30.96.0/24", rpi=2, jetson_4gb=1) as boards:
+        lab = Lab(boards)
+        done, words = lab.bring()
+        assert done.returncode == 0, words
+        yield lab
+        boards.play("roles/device_image/molecule/default/reset")
+    assert not (ROOT / ".flowerbed" / boards.name / "images").exists()
+
+
+@pytest.mark.parametrize(("source", "times"), [("auto", 1), ("share", 1), ("pull", 3)])
+def test_three_boards_get_an_image(lab, source, times):
+    name = f"test/{source}:1"
+    _, size = lab.registry.publish(name, layers=3, size=8 * MB)
+    before = lab.registry.sent()
+    done, words = lab.bring(name, device_image_source=source)
+    assert done.returncode == 0, done.stdout
+    sent = (lab.registry.sent() - before) / size
+    print(f"{source}: {sent:.3f} times the image left the registry")
+    assert times <= sent < times + 0.01
+    assert len({lab.has(board, name) for board in BOARDS}) == 1 and lab.has("rpi-1", name)
+
+    done, words = lab.bring(name, device_image_source=source)
+    assert done.returncode == 0 and TASK not in words
+    assert not re.search(r"changed=[1-9]", done.stdout), done.stdout
+    assert subprocess.run(["pgrep", "-f", f"mirror.py {SERVER}"], stdout=subprocess.DEVNULL).returncode == 1
+
+
+@pytest.mark.parametrize("source", ["mirror", "share"])
+def test_an_image_by_its_digest(lab, source):
+    digest, size = lab.registry.publish(f"test/digest-{source}:1", layers=2, size=4 * MB)
+    name = f"test/digest-{source}@{digest}"
+    before = lab.registry.sent()
+    done, words = lab.bring(f"test/digest-{source}:1@{digest}", device_image_source=source)
+    assert done.returncode == 0, done.stdout
+    assert lab.registry.sent() - before < 1.01 * size
+    assert all(lab.has(board, name) for board in BOARDS)
+    assert TASK not in lab.bring(name, device_image_source=source)[1]
+
+
+def test_a_board_that_has_an_image_gives_it(lab):
+    name = "test/given:1"
+    lab.registry.publish(name, layers=1, size=4 * MB)
+    lab.root("rpi-2", f"docker pull {name}")
+    before = lab.registry.sent()
+    done, _ = lab.bring(name, device_image_source="share")
+    assert done.returncode == 0 and lab.registry.sent() == before, done.stdout
+    assert len({lab.has(board, name) for board in BOARDS}) == 1
+
+
+def test_where_no_mirror_can_be_it_says_why_and_shares(lab):
+    name = "test/no-mirror:1"
+    _, size = lab.registry.publish(name, layers=1, size=4 * MB)
+    before = lab.registry.sent()
+    with socket.create_server((SERVER, 5000)):
+        done, words = lab.bring(name, device_image_source="mirror")
+        assert done.returncode and "device_image_source is mirror, but a mirror cannot run on this machine (" in words
+        done, words = lab.bring(name)
+    assert done.returncode == 0, done.stdout
+    assert "handed from device to device, because a mirror cannot run on this machine (" in words
+    assert f"Address already in use: {SERVER} port 5000" in words, words
+    assert lab.registry.sent() - before < 1.01 * size
+
+
+def test_an_image_that_does_not_exist(lab):
+    for source in ("auto", "share"):
+        done, words = lab.bring("test/none:1", device_image_source=source)
+        assert done.returncode
+        assert re.search(r"\S+-\d cannot pull test/none:1: the registry has no such image", words), words
+    done, words = lab.bring("Test/None:1")
+    assert done.returncode and "Test/None:1 is no name of an image" in words
+
+
+def test_an_image_for_another_processor(lab):
+    lab.registry.publish("test/arm:1", layers=1, size=MB, architecture="arm64")
+    before = lab.registry.sent()
+    done, words = lab.bring("test/arm:1")
+    assert done.returncode
+    assert "rpi-1 is amd64, and the image test/arm:1 is there for arm64 only: choose one for amd64" in words
+    assert lab.registry.sent() - before < MB and not lab.has("rpi-1", "test/arm:1")
+
+
+@pytest.mark.parametrize("source", ["pull", "mirror"])
+def test_a_registry_that_is_down_in_the_middle_of_a_pull(lab, source):
+    name, board = f"test/{source}-broken:1", "rpi-1"
+    _, size = lab.registry.publish(name, layers=6, size=12 * MB)
+    before = lab.registry.sent()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(lab.bring, name, to=[board], device_image_source=source)
+        wait_until(lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 60, "MB")
+        docker("stop", "--time=0", lab.registry.container)
+        done, words = running.result()
+    try:
+        assert done.returncode
+        assert re.search(
+            rf"{board} could not pull {name}: after \d+ MB, \d of 6 layers the registry gave no answer", words
+        )
+        assert "Deploy again once it does" in words and not lab.has(board, name)
+    finally:
+        docker("start", lab.registry.container)
+    done, _ = lab.bring(name, to=[board], device_image_source=source)
+    assert done.returncode == 0 and lab.has(board, name), done.stdout
+    if source == "mirror":  # what it had, it did not fetch again
+        assert lab.registry.sent() - before < 1.2 * size
+
+
+def test_a_pull_goes_on_when_its_deploy_is_stopped(lab):
+    name, board = "test/stopped:1", "rpi-2"
+    _, size = lab.registry.publish(name, layers=6, size=12 * MB)
+    before = lab.registry.sent()
+    command = [BIN / "ansible-playbook", "-i", lab.boards.inventory, f"{PLAYBOOK}.yml"]
+    command += lab.arguments(name, to=[board], device_image_source="pull")
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as deploy:
+        wait_until(lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 60, "MB")
+        deploy.send_signal(signal.SIGINT)
+    done, _ = lab.bring(name, to=[board], device_image_source="pull")
+    assert done.returncode == 0 and lab.has(board, name), done.stdout
+    assert lab.registry.sent() - before < 1.01 * size
+
+
+def test_a_board_without_room(lab):
+    name, board = "test/large:1", "rpi-1"
+    lab.registry.publish(name, layers=2, size=40 * MB)
+    docker_stop, docker_start = "systemctl stop docker.socket docker", "systemctl start docker"
+    lab.root(board, f"{docker_stop}; mount -t tmpfs -o size=60m tmpfs /var/lib/docker; {docker_start}")
+    try:
+        done, words = lab.bring(name, to=[board], device_image_space=4000)
+        assert done.returncode
+        assert f"{board} has 0.1 GB of disk left for Docker, and {name} may need 4 GB (device_image_space)" in words
+        done, words = lab.bring(name, to=[board], device_image_space=0)
+        assert done.returncode and re.search(rf"{board} ran out of disk when .* of {name} were there: remove", words)
+    finally:
+        lab.root(board, f"{docker_stop}; umount /var/lib/docker; {docker_start}")
+
+
+def test_reset_removes_what_was_brought_and_nothing_else(lab):
+    lab.registry.publish("test/owners:1", layers=1, size=MB)
+    lab.root("rpi-2", "docker pull test/owners:1")
+    done = lab.boards.play("roles/device_image/molecule/default/reset")
+    assert done.returncode == 0, done.stdout
+    assert lab.root("rpi-1", "docker images --quiet") == ""
+    assert sorted(lab.root("rpi-2", "docker images --format '{{.Repository}}'").split()) == [
+        "test/given",
+        "test/owners",
+    ]
+    assert not re.search(r"changed=[1-9]", lab.boards.play("roles/device_image/molecule/default/reset").stdout)
