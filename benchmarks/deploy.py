@@ -1,9 +1,9 @@
 """Measure a deployment: python benchmarks/deploy.py --boards 3,10,30
 
-Deploys to so many rehearsal boards, in the tutorial's proportions: from scratch with images at hand, again with nothing
-to do, and after one changed variable; as Flowerbed does it, and with forks=5 and without pipelining as the base line,
-on boards made anew. Or to the devices of an inventory (--inventory), which are reset before and after. The table goes
-to standard output and, with JSON, to benchmarks/results/.
+Deploys to so many rehearsal boards, in the tutorial's proportions: from scratch, with the images in the rehearsal's
+registry, again with nothing to do, and after one changed variable; as Flowerbed does it, and with forks=5 and without
+pipelining as the base line, on boards made anew. Or to the devices of an inventory (--inventory), which are reset
+before and after. The table goes to standard output and, with JSON, to benchmarks/results/.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import yaml
 from measure import BenchmarkError, adopt_orphans, cpu_seconds, end_all, wait_until
 from systems import BIN, CHECKOUT, GROUPS, HERE, last_lines
 
-NAME, SUBNET = "benchmark", "172.30.96.0/24"
+NAME, SUBNET = "benchmark", "172.30.120.0/24"
 LIMIT = 3600  # seconds that a playbook may take
 VARIANTS = {
     "Flowerbed": {},
