@@ -25,7 +25,7 @@ import yaml
 from measure import BenchmarkError, adopt_orphans, cpu_seconds, end_all, wait_until
 from systems import BIN, CHECKOUT, GROUPS, HERE, last_lines
 
-NAME, SUBNET = "benchmark", "172.30.96.0/24"
+NAME, SUBNET = "benchmark", "172.30.120.0/24"
 LIMIT = 3600  # seconds that a playbook may take
 VARIANTS = {
     "Flowerbed": {},
