@@ -35,6 +35,11 @@ def is_public(name: str) -> bool:
     return not (slash and re.search(r"[.:]|^localhost$", host))
 
 
+def wrong(names: list[Any]) -> list[Any]:
+    """Return what is no name of an image."""
+    return [name for name in names if not is_name(name)]
+
+
 def missing(names: list[str], images: dict[str, str]) -> list[str]:
     """Return those of `names` that are not among an engine's images."""
     return [name for name in dict.fromkeys(familiar(str(name)) for name in names) if name not in images]
@@ -65,4 +70,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"device_image_is_name": is_name, "device_image_missing": missing, "device_image_shares": shares}
+        return {"device_image_wrong": wrong, "device_image_missing": missing, "device_image_shares": shares}
