@@ -6,7 +6,9 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -14,6 +16,8 @@ from flwr.proto.transport_pb2 import ClientMessage, Code, Scalar, Status
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 import fleet
+from flowerbed.client import stream
+from flowerbed.client.handler import ClientConfig
 from flowerbed.client.trainer import Trainer, TrainerError
 from flowerbed.server import control
 
@@ -87,13 +91,35 @@ def test_the_newest_connection_of_a_device_counts(pair):
             assert pair.status()["devices"]["d0"]["connected"]
 
 
-def test_a_device_the_server_does_not_know_is_told_so_once(pair):
+def test_a_device_the_server_does_not_know_is_told_so_once(pair, caplog, monkeypatch):
+    """It tries again, ever more seldom, until there is a server that knows it."""
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 4:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    monkeypatch.setattr(stream, "time", SimpleNamespace(sleep=sleep))
     pair.client("stranger")
-    with pair.running("server", "server"), pair.running("client", "d0"), pair.running("client", "stranger"):
-        pair.status(wait=30)
-        fleet.wait_until(lambda: "has no device stranger" in pair.log("stranger"), 20, "the refusal")
+    with caplog.at_level("INFO", "flowerbed.client"), pair.running("server", "server"):
+        with pytest.raises(KeyboardInterrupt):
+            stream.serve(ClientConfig.load(pair.folder / "stranger.json"))
         assert "stranger" not in pair.status()["devices"]
-        assert "calls itself 'stranger'" in pair.log("server")
+    assert waited == [0.1, 0.2, 0.4, 0.8]
+    waits, joined, refused = caplog.messages
+    assert "waits for" in waits and "joined" in joined and "has no device stranger: run deploy.yml" in refused
+    assert pair.log("server").count("calls itself 'stranger'") == 1
+
+
+def test_a_refused_device_is_let_in_once_the_server_knows_it(pair):
+    with pair.running("client", "d0"):
+        pair.write("other.json", json.loads((pair.folder / "server.json").read_text()) | {"devices": ["d1"]})
+        with pair.running("server", "other"):
+            fleet.wait_until(lambda: "has no device d0" in pair.log("d0"), 20, "the refusal")
+        with pair.running("server", "server"):
+            assert pair.status(wait=30)["devices"]["d0"]["connected"]
 
 
 NONSENSE = ["", "{", "[]", "5", "{}", '{"name": null}', '{"name": ["d0"]}', '{"name": {"a": 1}}']

@@ -147,7 +147,6 @@ def test_lab_asks_for_its_addresses(play):
     assert [sentence.split(": ")[1].split(" is ")[0] for sentence in found] == [
         "ansible_host in inventory/lab/hosts.yml",
         "fl_server_host in inventory/lab/group_vars/all.yml:3",
-        "fl_runtime in inventory/lab/group_vars/devices.yml:2",
     ]
 
 

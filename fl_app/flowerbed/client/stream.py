@@ -32,14 +32,15 @@ def serve(client: ClientConfig) -> None:
     log.info("%s waits for the server at %s", client.name, client.server)
     with grpc.insecure_channel(client.server, options=CHANNEL_OPTIONS) as channel:
         join = channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")
-        backoff = 0.1
+        backoff, refusal = 0.1, None
         while True:
-            session = Session(client)
+            session = Session(client, refused=refusal is not None)
             reason = session.run(join)
             if session.joined:
-                backoff = 0.1
+                backoff, refusal = 0.1, None
                 log.info("the connection to the server ended (%s): waiting for it to return", reason)
-            elif backoff == 0.1:
+            elif reason != refusal:
+                refusal = reason
                 log.info(
                     "the server at %s does not let %s in yet (%s): trying again", client.server, client.name, reason
                 )
@@ -48,10 +49,11 @@ def serve(client: ClientConfig) -> None:
 
 
 class Session:
-    """One stream, from Join to its end."""
+    """One stream, from Join to its end; `refused` says that the one before was refused."""
 
-    def __init__(self, client: ClientConfig) -> None:
+    def __init__(self, client: ClientConfig, refused: bool) -> None:
         self.client = client
+        self.refused = refused
         self.trainer = Trainer(client.trainer)
         self.joined = False
         self._inbox: queue.Queue[wire.Request | None] = queue.Queue()
@@ -63,13 +65,15 @@ class Session:
         worker.start()
         try:
             answers = wire.write_answers(iter(self._outbox.get, None))
-            for request in wire.read_requests(join(answers, wait_for_ready=True)):
-                if not self.joined:
+            for number, request in enumerate(wire.read_requests(join(answers, wait_for_ready=True))):
+                # The first one asks who this is, and may be followed by the same refusal.
+                if number == self.refused:
                     self.joined = True
                     log.info("%s joined the server at %s", self.client.name, self.client.server)
                 self._inbox.put(request)
             return "closed by the server"
         except grpc.RpcError as error:
+            self.joined &= error.code() is not grpc.StatusCode.PERMISSION_DENIED  # type: ignore[attr-defined]
             return str(error.details() or error.code())  # type: ignore[attr-defined]
         finally:
             self._inbox.put(None)

@@ -29,6 +29,7 @@ log = logging.getLogger("flowerbed.server")
 
 QUERY_SECONDS = 30
 PULL_SECONDS = 0.1
+MAX_REFUSED = 100  # names, each logged once
 
 try:
     from flwr.supercore.task_identity import TaskIdentity
@@ -45,6 +46,7 @@ class StreamGrid(Grid):
         self.names = {index + 1: name for index, name in enumerate(devices)}
         self._ids = {name: node for node, name in self.names.items()}
         self.last_seen: dict[str, float] = {}
+        self._refused: set[str] = set()
         self._connected: dict[int, _Device] = {}
         self._replies: dict[str, Message] = {}
         self._pending: dict[str, Message] = {}
@@ -142,7 +144,9 @@ class StreamGrid(Grid):
         name = answer.values.get("name") if isinstance(answer.values, dict) else None
         node = self._ids.get(name) if isinstance(name, str) else None
         if node is None:
-            log.info("refused a device that calls itself %r: the inventory has no such device", name)
+            if len(self._refused) < MAX_REFUSED and repr(name) not in self._refused:  # it tries again for ever
+                self._refused.add(repr(name))
+                log.info("refused a device that calls itself %r: the inventory has no such device", name)
             device.refuse(f"the server's inventory has no device {name}: run deploy.yml")
             return
         with self._changed:

@@ -29,7 +29,7 @@ from typing import Any
 
 PIECE = 1 << 18
 TIMEOUT = 60  # seconds without a byte
-TRIES = 5
+TRIES = 2  # an engine itself tries six times
 QUESTION = re.compile(r"/v2/([a-z0-9][a-z0-9._/-]*)/(manifests|blobs)/([\w.:-]+)")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -83,14 +83,16 @@ class Download(threading.Thread):
         for attempt in range(TRIES):
             try:
                 self._fetch()
-                if _digest(self._part) != self._digest:
+                if _digest(self._part) == self._digest:
+                    self._part.rename(self._path)
+                else:  # who reads it finds out, too
                     self._part.unlink()
-                    raise OSError(f"{self._digest} came damaged")
-                self._part.rename(self._path)
                 return
             except (OSError, HTTPException, ValueError) as error:
-                final = isinstance(error, urllib.error.HTTPError) and error.code < 500
-                if final or attempt == TRIES - 1:
+                status = error.code if isinstance(error, urllib.error.HTTPError) else 500
+                if status == 416:  # all of it was there already, or more than that
+                    self._part.unlink()
+                elif status < 500 or attempt == TRIES - 1:
                     with self._changed:
                         self._error = error if isinstance(error, OSError) else OSError(str(error))
                         self._changed.notify_all()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
 NAME = re.compile(
-    r"(?P<repository>(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)"
-    r"(?P<tag>:[\w][\w.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
+    r"(?P<repository>(?:(?:localhost|[\w-]+(?:\.[\w-]+)+)(?::\d+)?/|[\w-]+:\d+/)?"
+    r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
+    r"(?P<tag>:\w[\w.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
 )
 PUBLIC = ("docker.io/", "index.docker.io/")
 
 
+def is_name(name: Any) -> bool:
+    """Whether Docker would take it for an image's name."""
+    return NAME.fullmatch(str(name)) is not None
+
+
 def familiar(name: str) -> str:
-    """Return an image's name as Docker lists it: with its digest or else its tag. Raises AnsibleFilterError."""
-    found = NAME.fullmatch(str(name))
+    """Return an image's name as Docker lists it: with its digest or else its tag. What is no name stays as it is."""
+    found = NAME.fullmatch(name)
     if not found:
-        raise AnsibleFilterError(
-            f"{name} is no name of an image, such as lhkhiem28/rpi:1.4: correct trainer_image or client_image."
-        )
+        return name
     repository = found["repository"]
     for prefix in PUBLIC:
         repository = repository.removeprefix(prefix)
@@ -33,9 +35,14 @@ def is_public(name: str) -> bool:
     return not (slash and re.search(r"[.:]|^localhost$", host))
 
 
+def wrong(names: list[Any]) -> list[Any]:
+    """Return what is no name of an image."""
+    return [name for name in names if not is_name(name)]
+
+
 def missing(names: list[str], images: dict[str, str]) -> list[str]:
     """Return those of `names` that are not among an engine's images."""
-    return [name for name in dict.fromkeys(map(familiar, names)) if name not in images]
+    return [name for name in dict.fromkeys(familiar(str(name)) for name in names) if name not in images]
 
 
 def shares(hostvars: Any, hosts: list[str], mirrored: bool) -> list[dict[str, Any]]:
@@ -63,4 +70,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"device_image_missing": missing, "device_image_is_public": is_public, "device_image_shares": shares}
+        return {"device_image_wrong": wrong, "device_image_missing": missing, "device_image_shares": shares}

@@ -1,0 +1,176 @@
+"""Which images a device lacks, who gives them, and the mirror against a stand-in for a registry that wants tokens."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import fleet
+
+ROLE = Path(__file__).parents[2] / "roles" / "device_image"
+spec = importlib.util.spec_from_file_location("device_image", ROLE / "filter_plugins" / "device_image.py")
+images = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(images)
+DIGEST = "sha256:" + "1" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "as_docker_lists_it", "public"),
+    [
+        ("me/rpi:1.4", "me/rpi:1.4", True), ("debian", "debian:latest", True), ("library/debian:1", "debian:1", True),
+        ("docker.io/me/rpi:2", "me/rpi:2", True), (f"me/rpi:2@{DIGEST}", f"me/rpi@{DIGEST}", True),
+        ("example.org/me/rpi:2", "example.org/me/rpi:2", False), ("example:5000/rpi", "example:5000/rpi:latest", False),
+        ("localhost/rpi:1", "localhost/rpi:1", False),
+    ],
+)  # fmt: skip
+def test_a_name_is_read_as_docker_does(name, as_docker_lists_it, public):
+    assert images.familiar(name) == as_docker_lists_it and images.is_public(name) == public
+
+
+@pytest.mark.parametrize("name", ["Me/rpi:1", "me/rpi:", "", "me//rpi", "me/rpi@sha256:12", "me rpi"])
+def test_what_is_no_name(name):
+    assert not images.is_name(name) and images.missing([name], {}) == [name]
+
+
+def test_what_is_missing():
+    assert images.missing(["a:1", "b", "b:latest", f"c:1@{DIGEST}"], {"a:1": "id", "b:1": "id"}) == [
+        "b:latest", f"c@{DIGEST}"
+    ]  # fmt: skip
+
+
+def host(machine: str, lacking: list[str], **have: str) -> dict:
+    return {"board_found": {"machine": machine, "docker": {"images": have}}, "device_image_lacking": lacking}
+
+
+def shared(hosts: dict, mirrored: bool = False) -> list[tuple]:
+    return [tuple(share.values()) for share in images.shares(hosts, list(hosts), mirrored)]
+
+
+def test_the_first_that_lacks_an_image_gives_it_unless_another_has_it():
+    hosts = {name: host("aarch64", ["a:1"]) for name in ("rpi-1", "rpi-2", "rpi-3")}
+    assert images.shares(hosts, list(hosts), False) == [
+        {"image": "a:1", "giver": "rpi-1", "takers": ["rpi-2", "rpi-3"]}
+    ]
+    hosts["rpi-2"] = host("aarch64", [], **{"a:1": "id"})
+    assert images.shares(hosts, list(hosts), False) == [
+        {"image": "a:1", "giver": "rpi-2", "takers": ["rpi-1", "rpi-3"]}
+    ]
+    hosts["rpi-1"] = host("armv7l", ["a:1"])
+    assert shared(hosts) == [("a:1", "rpi-2", ["rpi-3"])]
+
+
+def test_a_mirror_has_the_public_registrys_images_only():
+    hosts = {name: host("aarch64", ["a:1", "example.org/b:1"]) for name in ("rpi-1", "rpi-2")}
+    assert shared(hosts, mirrored=True) == [("example.org/b:1", "rpi-1", ["rpi-2"])]
+
+
+class PublicRegistry(BaseHTTPRequestHandler):
+    """Stands for the public registry: wants a token, and sends those who ask for layers to another address."""
+
+    layer = os.urandom(3_000_000)
+    breaks: list[int] = []  # after how many bytes an answer breaks off
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        token, place = self.headers["Authorization"], f"http://127.0.0.1:{self.server.server_port}"
+        if self.path.startswith("/token?"):
+            assert "scope=repository%3Ame%2Frpi%3Apull" in self.path and "service=public" in self.path
+            return self._answer(200, json.dumps({"token": "open"}).encode())
+        if self.path.startswith("/storage/"):
+            start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+            if start >= len(self.layer):
+                return self._answer(416, b"")
+            if token:
+                return self._answer(400, b"a token is not for here")
+            return self._answer(206 if start else 200, self.layer[start:])
+        if token != "Bearer open":
+            challenge = f'Bearer realm="{place}/token",service="public",scope="repository:me/rpi:pull"'
+            return self._answer(401, b"", {"WWW-Authenticate": challenge})
+        if "/blobs/" in self.path:
+            return self._answer(307, b"", {"Location": f"{place}/storage/layer"})
+        if self.path.endswith("/manifests/2"):
+            return self._answer(200, b'{"schemaVersion": 2}', {"Content-Type": "application/json"})
+        return self._answer(404, b"")
+
+    def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[: self.breaks.pop() if self.breaks and len(content) > 1000 else None])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path) -> Iterator[str]:
+    """The address of a mirror of a PublicRegistry."""
+    PublicRegistry.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), PublicRegistry) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        with ThreadingHTTPServer(("127.0.0.1", 0), None) as free:
+            port = free.server_port
+        parent = subprocess.Popen(["sleep", "600"])
+        command = [sys.executable, ROLE / "files" / "mirror.py", "127.0.0.1", str(port)]
+        command += [f"http://127.0.0.1:{upstream.server_port}", tmp_path, str(parent.pid)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield f"http://127.0.0.1:{port}/v2/"
+        finally:
+            parent.kill()
+            parent.wait()
+            assert process.wait(10) == 0  # with its parent
+            upstream.shutdown()
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read()
+
+
+LAYER = f"me/rpi/blobs/sha256:{hashlib.sha256(PublicRegistry.layer).hexdigest()}"
+
+
+def test_the_mirror_fetches_a_layer_once_for_all_who_ask(mirror):
+    with ThreadPoolExecutor(8) as pool:
+        assert all(content == PublicRegistry.layer for content in pool.map(get, [mirror + LAYER] * 8))
+    assert get(mirror + LAYER) == PublicRegistry.layer
+    assert PublicRegistry.asked.count("/storage/layer") == 1
+    assert get(mirror + "me/rpi/manifests/2") == b'{"schemaVersion": 2}'
+
+
+def test_a_download_that_breaks_off_goes_on(mirror):
+    PublicRegistry.breaks[:] = [1_000_000]
+    assert get(mirror + LAYER) == PublicRegistry.layer
+    assert PublicRegistry.asked.count("/storage/layer") == 2 and not PublicRegistry.breaks
+
+
+@pytest.mark.parametrize("there", [PublicRegistry.layer[:1_000_000], PublicRegistry.layer])
+def test_a_download_of_an_earlier_mirror_goes_on(mirror, tmp_path, there):
+    (tmp_path / LAYER.rpartition("/")[2].replace(":", "-")).with_suffix(".part").write_bytes(there)
+    assert get(mirror + LAYER) == PublicRegistry.layer
+
+
+@pytest.mark.parametrize("path", ["me/rpi/manifests/3", "../etc/passwd", "me/rpi/blobs/../../x", "_catalog"])
+def test_what_the_registry_does_not_have_the_mirror_does_not_have(mirror, path):
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(mirror + path)
+
+
+def test_a_layer_that_comes_damaged_is_not_kept(mirror, tmp_path):
+    assert get(mirror + "me/rpi/blobs/" + DIGEST) == PublicRegistry.layer  # which the engine finds out
+    fleet.wait_until(lambda: not list(tmp_path.glob("sha256-*")), 10, "the layer to be gone")
