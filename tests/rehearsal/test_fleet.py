@@ -165,7 +165,8 @@ def test_a_board_that_is_rebooted_in_a_round_is_left_out_and_comes_back(lab):
 def test_another_image_is_taken_by_the_board_that_has_it(lab):
     lab.boards.shell(
         "rpi-1",
-        "docker tag lhkhiem28/rpi:1.4 own/rpi:2 && docker tag $(docker images -q flwr/supernode) own/no-torch:1",
+        "(echo FROM lhkhiem28/rpi:1.4; echo LABEL own=2) | docker build --quiet --tag own/rpi:2 - && "
+        "docker tag $(docker images --quiet flwr/supernode) own/no-torch:1",
     )
     lab.set_variables("rpi-1", trainer_image="own/no-torch:1")
     words = lab.fail("deploy")
@@ -217,6 +218,7 @@ def test_stopped_boards_stay_stopped_after_a_reboot(lab):
 def test_reset_gives_the_boards_back(lab):
     lab.play("playbooks/reset", confirm=True)
     for board in BOARDS:
-        assert lab.boards.shell(board, "docker ps --all --quiet; docker images --quiet; ls /opt") == ""
+        left = "docker ps --all --quiet; docker images --format '{{ '{{.Repository}}' }}' | grep -v ^own/; ls /opt"
+        assert "flowerbed" not in (found := lab.boards.shell(board, f"{left}; true")) and "/" not in found, found
     assert not any(lab.play("playbooks/reset", confirm=True)[1].values())
     assert lab.events("life", "round")
