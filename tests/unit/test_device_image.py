@@ -40,7 +40,7 @@ def test_a_name_is_read_as_docker_does(name, as_docker_lists_it, public):
 
 @pytest.mark.parametrize("name", ["Me/rpi:1", "me/rpi:", "", "me//rpi", "me/rpi@sha256:12", "me rpi"])
 def test_what_is_no_name(name):
-    assert not images.is_name(name) and images.missing([name], {}) == [name]
+    assert images.wrong(images.missing([name], {})) == [name]
 
 
 def test_what_is_missing():

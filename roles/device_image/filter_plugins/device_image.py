@@ -13,9 +13,9 @@ NAME = re.compile(
 PUBLIC = ("docker.io/", "index.docker.io/")
 
 
-def is_name(name: Any) -> bool:
-    """Whether Docker would take it for an image's name."""
-    return NAME.fullmatch(str(name)) is not None
+def wrong(names: list[str]) -> list[str]:
+    """Return those of `names` that Docker would not take for an image's."""
+    return [name for name in names if not NAME.fullmatch(str(name))]
 
 
 def familiar(name: str) -> str:
