@@ -35,11 +35,6 @@ def is_public(name: str) -> bool:
     return not (slash and re.search(r"[.:]|^localhost$", host))
 
 
-def wrong(names: list[Any]) -> list[Any]:
-    """Return what is no name of an image."""
-    return [name for name in names if not is_name(name)]
-
-
 def missing(names: list[str], images: dict[str, str]) -> list[str]:
     """Return those of `names` that are not among an engine's images."""
     return [name for name in dict.fromkeys(familiar(str(name)) for name in names) if name not in images]
