@@ -10,7 +10,6 @@ NAME = re.compile(
     r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
     r"(?P<tag>:\w[\w.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
 )
-PUBLIC = ("docker.io/", "index.docker.io/")
 
 
 def wrong(names: list[str]) -> list[str]:
@@ -23,10 +22,8 @@ def familiar(name: str) -> str:
     found = NAME.fullmatch(name)
     if not found:
         return name
-    repository = found["repository"]
-    for prefix in PUBLIC:
-        repository = repository.removeprefix(prefix)
-    return repository.removeprefix("library/") + (found["digest"] or found["tag"] or ":latest")
+    repository = found["repository"].removeprefix("docker.io/").removeprefix("library/")
+    return repository + (found["digest"] or found["tag"] or ":latest")
 
 
 def is_public(name: str) -> bool:
