@@ -52,7 +52,7 @@ class Lab:
     def set_engine(self, board: str, **values: Any) -> None:
         """Set something in the configuration of a board's engine, as its owner would."""
         document = json.loads(self.root(board, "cat /etc/docker/daemon.json")) | values
-        self.root(board, f"echo '{json.dumps(document)}' > /etc/docker/daemon.json; systemctl reload docker")
+        self.root(board, f"echo '{json.dumps(document)}' > /etc/docker/daemon.json; systemctl restart docker")
 
     def pulled(self, board: str) -> float:
         """Return how many MB of an image a board has, by its own word."""
@@ -133,7 +133,8 @@ def test_an_image_that_does_not_exist(lab):
         assert done.returncode
         assert re.search(r"\S+-\d cannot pull test/none:1: the registry has no such image", words), words
     done, words = lab.bring("Test/None:1")
-    assert done.returncode and "rpi-1 is to have the image Test/None:1, which is no image's name" in words
+    assert done.returncode
+    assert re.search(r"\S+-\d is to have the image Test/None:1, which is no image's name", words), words
 
 
 def test_an_image_for_another_processor(lab):
@@ -141,7 +142,7 @@ def test_an_image_for_another_processor(lab):
     before = lab.registry.sent()
     done, words = lab.bring("test/arm:1")
     assert done.returncode
-    assert "rpi-1 is amd64, and the image test/arm:1 is there for arm64 only: choose one for amd64" in words
+    assert re.search(r"\S+-\d is amd64, and the image test/arm:1 is there for arm64 only: choose one for amd64", words)
     assert lab.registry.sent() - before < MB and not lab.has("rpi-1", "test/arm:1")
 
 
