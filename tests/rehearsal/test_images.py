@@ -134,7 +134,7 @@ def test_an_image_that_does_not_exist(lab):
         assert re.search(r"\S+-\d cannot pull test/none:1: the registry has no such image", words), words
     done, words = lab.bring("Test/None:1")
     assert done.returncode
-    assert re.search(r"\S+-\d is to have the image Test/None:1, which is no image's name", words), words
+    assert re.search(r"\S+-\d is to have the image Test/None:1, but no image can be called that", words), words
 
 
 def test_an_image_for_another_processor(lab):
