@@ -196,7 +196,8 @@ def test_a_board_without_room(lab):
         assert done.returncode
         assert f"{board} has 0.1 GB of disk left for Docker, and {name} may need 4 GB (device_image_space)" in words
         done, words = lab.bring(name, to=[board], device_image_space=0)
-        assert done.returncode and re.search(rf"{board} ran out of disk when .* of {name} were there: remove", words)
+        assert done.returncode
+        assert re.search(rf"{board} ran out of disk when .* of {name} were there: remove", words), words
     finally:
         lab.root(board, f"{docker_stop}; umount /var/lib/docker; {docker_start}")
 
