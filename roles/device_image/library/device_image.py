@@ -40,6 +40,7 @@ status: {description: JSON file that tells how far it is and what came of it., t
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 SILENCE = 600  # seconds without a word of the engine after which it is given up
+FULL = 1000000  # bytes: a disk with less is full
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}  # of the kernel, as images call them
 
 
@@ -116,13 +117,15 @@ def check_platform(name, found, info):
 
 
 class Progress:
-    """How far a pull is, by what the engine says of its layers."""
+    """How far a pull into `folder` is, by what the engine says of its layers, and the least disk it left."""
 
-    def __init__(self):
+    def __init__(self, folder):
         self.layers, self.done = {}, set()
+        self.folder, self.least = folder, shutil.disk_usage(folder).free
 
     def add(self, line):
         """Take in what the engine says."""
+        self.least = min(self.least, shutil.disk_usage(self.folder).free)
         layer, status = line.get("id"), line.get("status", "")
         if status in ("Pulling fs layer", "Already exists"):
             self.layers[layer] = 0
@@ -149,7 +152,8 @@ def pull(name, options, tell):
         if str(problem).startswith("is "):
             raise
         unknown = str(problem)  # by the first mirror; another one may know it
-    progress, path = Progress(), f"/images/create?fromImage={quote(repository)}&tag={quote(reference)}"
+    progress = Progress(info["DockerRootDir"])
+    path = f"/images/create?fromImage={quote(repository)}&tag={quote(reference)}"
     try:
         for line in ask("POST", path, None, login):
             said = json.loads(line.decode("utf-8"))
@@ -174,7 +178,8 @@ def why(name, message, unknown, progress):
 
     `unknown` is what the registry said when it was asked for the image, if it does not have it.
     """
-    if re.search("no space left", message):
+    # An engine with several mirrors says what the last one of them had to say, and makes room again.
+    if re.search("no space left", message) or progress.least < FULL:
         return f"ran out of disk when {progress} of {name} were there: remove what you do not need there, or use a " \
                "larger card"  # fmt: skip
     for said in (unknown, message):
