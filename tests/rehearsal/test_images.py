@@ -154,7 +154,9 @@ def test_a_registry_that_is_down_in_the_middle_of_a_pull(lab, source):
     before = lab.registry.sent()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(lab.bring, name, to=[board], device_image_source=source)
-        wait_until(lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 60, "MB")
+        wait_until(
+            lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 180, "MB"
+        )
         docker("stop", "--time=0", lab.registry.container)
         done, words = running.result()
     try:
@@ -179,7 +181,9 @@ def test_a_pull_goes_on_when_its_deploy_is_stopped(lab):
     command += lab.arguments(name, to=[board], device_image_source="pull")
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as deploy:
-        wait_until(lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 60, "MB")
+        wait_until(
+            lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 180, "MB"
+        )
         deploy.send_signal(signal.SIGINT)
     done, _ = lab.bring(name, to=[board], device_image_source="pull")
     assert done.returncode == 0 and lab.has(board, name), done.stdout
