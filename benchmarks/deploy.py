@@ -140,7 +140,6 @@ def deploy(fleet: Fleet, variables: dict[str, Any], environment: dict[str, str])
 def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure all fleets and variants; keep the result after each, for thirty boards take long."""
     fleets = [Fleet(folder, options.inventory)] if options.inventory else [Boards(folder, n) for n in options.boards]
-    variants = dict(list(VARIANTS.items())[: 1 if options.no_baseline else None])
     name, _, value = options.change.partition("=")
     phases = {
         "from scratch": options.extra, "nothing to do": options.extra,
@@ -151,7 +150,9 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     kept = options.results / time.strftime("deploy-%Y-%m-%d-%H%M")
     for fleet in fleets:
-        for variant, environment in variants.items():
+        for variant, environment in VARIANTS.items():
+            if variant != PROMISE[1] and not options.baseline & {fleet.title, "all"}:
+                continue
             fleet.make()
             try:
                 for phase, variables in phases.items():
@@ -198,17 +199,18 @@ def table(result: dict[str, Any]) -> str:
 
 
 def growth(fleets: dict[str, Any]) -> list[str]:
-    """Return what each device more costs, from the smallest to the largest fleet."""
-    counts = sorted(int(fleet) for fleet in fleets if fleet.isdigit())
-    if len(counts) < 2:
-        return []
-    few, many = counts[0], counts[-1]
-    lines = ["", f"## What a device more costs, from {few} to {many}", "", "| how | what | s |", "|---|---|--:|"]
-    for variant, phases in fleets[str(many)].items():
-        for phase, found in phases.items():
-            if less := fleets[str(few)].get(variant, {}).get(phase):
-                lines.append(f"| {variant} | {phase} | {(found['seconds'] - less['seconds']) / (many - few):.2f} |")
-    return lines
+    """Return what each device more costs, from the smallest to the largest fleet of a variant."""
+    lines = []
+    for variant in VARIANTS:
+        counts = sorted(int(fleet) for fleet in fleets if fleet.isdigit() and variant in fleets[fleet])
+        if len(counts) < 2:
+            continue
+        few, many = counts[0], counts[-1]
+        for phase, found in fleets[str(many)][variant].items():
+            more = (found["seconds"] - fleets[str(few)][variant][phase]["seconds"]) / (many - few)
+            lines.append(f"| {variant} | {few} to {many} | {phase} | {more:.2f} |")
+    head = ["", "## What a device more costs", "", "| how | devices | what | s |", "|---|---|---|--:|"]
+    return head + lines if lines else []
 
 
 def parse() -> argparse.Namespace:
@@ -218,9 +220,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--inventory", type=Path, help="devices to deploy to instead of boards; RESET before and after")
     parser.add_argument("--change", default="fl_threads=2", help="the variable that is changed [fl_threads=2]")
     parser.add_argument("--extra", default="{}", help="more variables, as JSON [{}]")
-    parser.add_argument("--no-baseline", action="store_true", help="nothing with forks=5 and without pipelining")
+    parser.add_argument("--baseline", default="all", help="--boards with the base line, too: all, none or some [all]")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where table and JSON go")
     options = parser.parse_args()
+    options.baseline = set(options.baseline.split(","))
     try:
         options.boards = sorted({int(number) for number in options.boards.split(",")})
         options.extra = json.loads(options.extra)

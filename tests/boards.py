@@ -60,9 +60,22 @@ class Rehearsal:
         return done.stdout.partition(">>\n")[2].strip()
 
 
+def remove_leftovers(name: str) -> None:
+    """Remove the boards and networks of rehearsals of that name whose tests were killed: they hold the subnet."""
+    for network in docker("network", "ls", "--format", "{{.Name}}", "--filter", "label=flowerbed.rehearsal"):
+        base, _, process = network.rpartition("-")
+        command = Path("/proc", process, "cmdline")
+        if base == name and not (command.exists() and b"pytest" in command.read_bytes()):
+            label = f"label=flowerbed.rehearsal={network}"
+            if here := docker("ps", "--all", "--quiet", "--filter", label):
+                docker("rm", "--force", "--volumes", *here)
+            docker("network", "rm", network)
+
+
 @contextmanager
 def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
     """Start so many boards of each group; remove them, and all that is theirs, in the end."""
+    remove_leftovers(name)
     with tempfile.TemporaryDirectory() as folder:
         ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder))
         try:

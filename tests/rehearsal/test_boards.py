@@ -34,6 +34,16 @@ def test_a_second_call_changes_nothing(boards):
 
 
 @needs_engine
+def test_a_subnet_that_is_taken_is_refused_before_anything_is_made(boards):
+    other = Rehearsal("other", "172.30.99.128/25", {"rpi": 1, "jetson_2gb": 0, "jetson_4gb": 0}, boards.state)
+    done = other.rehearse("-e", "state=present")
+    said = " ".join(done.stdout.split())
+    assert done.returncode and not other.state.exists()
+    assert f"a network already where rehearsal_subnet is to be, 172.30.99.128/25: {boards.name}." in said, said
+    assert f"remove it with -e state=absent -e rehearsal_name={boards.name}" in said, said
+
+
+@needs_engine
 def test_boards_are_reached_by_ssh_and_each_has_a_host_key_of_its_own(boards):
     done = ansible("ansible", "-i", str(boards.inventory), "devices", "-b", "-m", "ansible.builtin.ping")
     assert done.returncode == 0 and done.stdout.count("pong") == 3, done.stdout

@@ -82,6 +82,18 @@ def test_what_cannot_be_rehearsed_is_said(lab, limits, subnet, sentence):
         rehearsal.fleet(lab, SHAPES, limits, subnet, "r")
 
 
+def test_a_subnet_that_is_taken_is_seen():
+    networks = [
+        {"Name": "bridge", "IPAM": {"Config": [{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}]}},
+        {"Name": "wide", "IPAM": {"Config": [{"Subnet": "fd00::/64"}, {"Subnet": "172.30.0.0/16"}]}},
+        {"Name": "host", "IPAM": {"Config": None}},
+        {"Name": "r", "IPAM": {"Config": [{"Subnet": NET}]}},
+    ]
+    assert rehearsal.overlapping(networks, NET, "r") == ["wide"]
+    assert rehearsal.overlapping(networks, "172.17.3.0/24", "r") == ["bridge"]
+    assert rehearsal.overlapping(networks, "10.0.0.0/24", "r") == []
+
+
 def test_this_machine_has_the_first_address():
     assert rehearsal.gateway("10.0.0.128/25") == "10.0.0.129"
 

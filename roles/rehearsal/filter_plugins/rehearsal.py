@@ -59,6 +59,20 @@ def fleet(
     return found
 
 
+def overlapping(networks: list[dict[str, Any]], subnet: str, name: str) -> list[str]:
+    """Return the names of an engine's networks, as docker_host_info lists them, that `subnet` would overlap.
+
+    The rehearsal `name` has its network by right.
+    """
+    found = [
+        network["Name"]
+        for network in networks
+        for taken in (network.get("IPAM") or {}).get("Config") or []
+        if ipaddress.ip_network(taken["Subnet"]).overlaps(_network(subnet)) and network["Name"] != name
+    ]
+    return sorted(set(found))
+
+
 def gateway(subnet: str) -> str:
     """Return the address of this machine in `subnet`. Raises AnsibleFilterError where that is no subnet."""
     return str(_network(subnet)[1])
@@ -190,7 +204,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return them."""
         return {
-            "rehearsal_fleet": fleet, "rehearsal_gateway": gateway, "rehearsal_registry": registry,
+            "rehearsal_fleet": fleet, "rehearsal_overlapping": overlapping, "rehearsal_gateway": gateway,
+            "rehearsal_registry": registry,
             "rehearsal_recipe": recipe, "rehearsal_image": image, "rehearsal_board_builds": board_builds,
             "rehearsal_published": published, "rehearsal_stand_in_builds": stand_in_builds, "rehearsal_filled": filled,
             "rehearsal_inventory": inventory,
