@@ -32,7 +32,7 @@ VARIANTS = {
     "forks=5, no pipelining": {"ANSIBLE_FORKS": "5", "ANSIBLE_PIPELINING": "False"},
 }  # fmt: skip
 PROMISE = ("10", "Flowerbed", "nothing to do", 45)  # seconds on 2 cores
-SLOWEST = 8  # tasks in the table
+SLOWEST = 8  # tasks that are kept
 
 
 class Fleet:
@@ -133,7 +133,7 @@ def deploy(fleet: Fleet, variables: dict[str, Any], environment: dict[str, str])
         "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
         "tasks": sum(task["ok"] + task["changed"] > 0 for task in tasks),
         "changed": sum(task["changed"] for task in tasks), "kilobytes_sent": [round(number / 1e3) for number in sent],
-        "by_task": sorted(tasks, key=lambda task: -task["seconds"]),
+        "by_task": sorted(tasks, key=lambda task: -task["seconds"])[:SLOWEST],
     }  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def table(result: dict[str, Any]) -> str:
     for phase, found in result["fleets"][fleet]["Flowerbed"].items():
         lines += ["", f"## Seconds by task: {fleet}, {phase}", "", "| task | s | hosts |", "|---|--:|--:|"]
         lines += [f"| {task['task']} | {task['seconds']:.1f} | {task['ok'] + task['changed']} |"
-                  for task in found["by_task"][:SLOWEST]]  # fmt: skip
+                  for task in found["by_task"]]  # fmt: skip
     devices, variant, phase, bound = PROMISE
     if reached := result["fleets"].get(devices, {}).get(variant, {}).get(phase):
         kept = "kept" if reached["seconds"] <= bound else "**not kept**"

@@ -44,6 +44,15 @@ def test_a_subnet_that_is_taken_is_refused_before_anything_is_made(boards):
 
 
 @needs_engine
+def test_more_boards_than_this_machine_can_run_are_refused_before_anything_is_made(boards, tmp_path):
+    (tmp_path / "limit").write_text("17\n")
+    done = boards.rehearse("-e", "state=present", "-e", f"rehearsal_watches_file={tmp_path}/limit")
+    said = " ".join(done.stdout.split())
+    assert done.returncode
+    assert "3 boards need about 18 inotify instances, and this machine lets a user have 17: let it have" in said, said
+
+
+@needs_engine
 def test_boards_are_reached_by_ssh_and_each_has_a_host_key_of_its_own(boards):
     done = ansible("ansible", "-i", str(boards.inventory), "devices", "-b", "-m", "ansible.builtin.ping")
     assert done.returncode == 0 and done.stdout.count("pong") == 3, done.stdout

@@ -80,11 +80,18 @@ def test_every_make_target_exists():
     assert all(re.search(rf"(?m)^{target}:", makefile) for target in targets)
 
 
-def test_the_benchmark_can_be_called():
-    [command] = [command for command in INLINE if command.startswith("python ")]
-    program, *arguments = command.replace("PATH", "/nowhere").split()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert program == "python" and "--data /nowhere is not there" in done.stderr
+@pytest.mark.parametrize(
+    ("program", "wrong", "sentence"),
+    [("round.py", "--data /nowhere", "--data /nowhere is not there"), ("deploy.py", "--boards 1", "are at least 3")],
+)
+def test_the_benchmarks_can_be_called(program, wrong, sentence):
+    [command] = [command for command in INLINE if command.startswith(f"python benchmarks/{program} ")]
+    option, *_ = wrong.split()
+    assert option in command
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{program}", *wrong.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert sentence in done.stderr
 
 
 @pytest.mark.parametrize(("name", "default"), [(code(row[0]), code(row[1])) for row in table("variable")])

@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from ..parts import return_freed_memory
 from .handler import ClientConfig
 from .stream import serve
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Serve the server that client.json names, until a signal ends it."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m flowerbed.client client.json")
+    return_freed_memory()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     try:
         client = ClientConfig.load(sys.argv[1])
