@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -151,6 +152,39 @@ def test_the_mirror_fetches_a_layer_once_for_all_who_ask(mirror):
     assert get(mirror + LAYER) == PublicRegistry.layer
     assert PublicRegistry.asked.count("/storage/layer") == 1
     assert get(mirror + "me/rpi/manifests/2") == b'{"schemaVersion": 2}'
+
+
+def test_a_download_that_ends_while_it_is_looked_for_is_not_begun_again(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("mirror", ROLE / "files" / "mirror.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    may_come, exists = threading.Event(), Path.exists
+
+    class Answer(io.BytesIO):
+        status, headers = 200, {"Content-Length": "5"}
+
+    class Upstream:
+        asked = 0
+
+        def open(self, *_: object) -> Answer:
+            self.asked += 1
+            assert may_come.wait(10)
+            return Answer(b"layer")
+
+    def exists_before_the_download_ends(path: Path) -> bool:
+        found = exists(path)
+        if threading.current_thread() is threading.main_thread():
+            may_come.set()
+            first.join(10)
+        return found
+
+    upstream, digest = Upstream(), f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
+    source = module.Mirror(upstream, tmp_path)
+    first = source.blob("me/rpi", digest)
+    monkeypatch.setattr(Path, "exists", exists_before_the_download_ends)
+    second = source.blob("me/rpi", digest)
+    may_come.set()
+    assert b"".join(second.pieces(0)) == b"layer" and upstream.asked == 1
 
 
 def test_a_download_that_breaks_off_goes_on(mirror):

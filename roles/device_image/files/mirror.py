@@ -173,12 +173,13 @@ class Mirror:
         """Return the file of a layer, or the download of it, which is started if nobody has."""
         path = self._folder / digest.replace(":", "-")
         with self._lock:
-            if path.exists():
-                return path
             download = self._downloads.get(digest)
-            if download is None or not download.is_alive():
-                download = self._downloads[digest] = Download(self._upstream, repository, digest, path)
-                download.start()
+            if download is not None and download.is_alive():
+                return download
+            if path.exists():  # asked in this order, for a download that ends in between has made it
+                return path
+            download = self._downloads[digest] = Download(self._upstream, repository, digest, path)
+            download.start()
             return download
 
 
