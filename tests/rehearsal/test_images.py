@@ -157,7 +157,7 @@ def test_a_registry_that_is_down_in_the_middle_of_a_pull(lab, source):
         wait_until(
             lambda: name in lab.root(board, "cat /run/flowerbed-image.json") and lab.pulled(board) > 5, 180, "MB"
         )
-        docker("stop", "--time=0", lab.registry.container)
+        lab.registry.die()
         done, words = running.result()
     try:
         assert done.returncode
