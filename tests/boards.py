@@ -66,10 +66,10 @@ def remove_leftovers(name: str) -> None:
         base, _, process = network.rpartition("-")
         command = Path("/proc", process, "cmdline")
         if base == name and not (command.exists() and b"pytest" in command.read_bytes()):
-            label = f"label=flowerbed.rehearsal={network}"
-            if here := docker("ps", "--all", "--quiet", "--filter", label):
-                docker("rm", "--force", "--volumes", *here)
-            docker("network", "rm", network)
+            with tempfile.TemporaryDirectory() as folder:
+                gone = {"state": "absent", "rehearsal_name": network, "rehearsal_inventory": f"{folder}/none"}
+                done = play("playbooks/rehearsal", "-e", json.dumps({**gone, "rehearsal_keep_images": True}))
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 @contextmanager

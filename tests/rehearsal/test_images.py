@@ -54,11 +54,15 @@ class Lab:
         document = json.loads(self.root(board, "cat /etc/docker/daemon.json")) | values
         self.root(board, f"echo '{json.dumps(document)}' > /etc/docker/daemon.json; systemctl restart docker")
 
-    def pulled(self, board: str) -> float:
-        """Return how many MB of an image a board has, by its own word."""
-        text = json.loads(self.root(board, "cat /run/flowerbed-image.json 2>/dev/null || echo '{}'")).get("text", "")
-        found = re.search(r": (\d+) MB", text)
-        return float(found[1]) if found else 0
+    def wait_for_pull(self, board: str, name: str) -> None:
+        """Wait until a board has more than 5 MB of an image, by its own word."""
+
+        def under_way() -> bool:
+            told = self.root(board, "cat /run/flowerbed-image.json 2>/dev/null || echo '{}'")
+            found = re.search(re.escape(name) + r": (\d+) MB", json.loads(told).get("text", ""))
+            return found is not None and int(found[1]) > 5
+
+        wait_until(under_way, 180, "MB")
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +158,7 @@ def test_a_registry_that_is_down_in_the_middle_of_a_pull(lab, source):
     before = lab.registry.sent()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(lab.bring, name, to=[board], device_image_source=source)
-        wait_until(
-            lambda: (
-                name in lab.root(board, "cat /run/flowerbed-image.json 2>/dev/null || true") and lab.pulled(board) > 5
-            ),
-            180,
-            "MB",
-        )
+        lab.wait_for_pull(board, name)
         lab.registry.die()
         done, words = running.result()
     try:
@@ -185,13 +183,7 @@ def test_a_pull_goes_on_when_its_deploy_is_stopped(lab):
     command += lab.arguments(name, to=[board], device_image_source="pull")
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as deploy:
-        wait_until(
-            lambda: (
-                name in lab.root(board, "cat /run/flowerbed-image.json 2>/dev/null || true") and lab.pulled(board) > 5
-            ),
-            180,
-            "MB",
-        )
+        lab.wait_for_pull(board, name)
         deploy.send_signal(signal.SIGINT)
     done, _ = lab.bring(name, to=[board], device_image_source="pull")
     assert done.returncode == 0 and lab.has(board, name), done.stdout

@@ -14,15 +14,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import fleet
 
 ROLE = Path(__file__).parents[2] / "roles" / "device_image"
-spec = importlib.util.spec_from_file_location("device_image", ROLE / "filter_plugins" / "device_image.py")
-images = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(images)
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+images = load(ROLE / "filter_plugins" / "device_image.py")
 DIGEST = "sha256:" + "1" * 64
 
 
@@ -155,9 +163,6 @@ def test_the_mirror_fetches_a_layer_once_for_all_who_ask(mirror):
 
 
 def test_a_download_that_ends_while_it_is_looked_for_is_not_begun_again(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("mirror", ROLE / "files" / "mirror.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     may_come, exists = threading.Event(), Path.exists
 
     class Answer(io.BytesIO):
@@ -179,7 +184,7 @@ def test_a_download_that_ends_while_it_is_looked_for_is_not_begun_again(tmp_path
         return found
 
     upstream, digest = Upstream(), f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
-    source = module.Mirror(upstream, tmp_path)
+    source = load(ROLE / "files" / "mirror.py").Mirror(upstream, tmp_path)
     first = source.blob("me/rpi", digest)
     monkeypatch.setattr(Path, "exists", exists_before_the_download_ends)
     second = source.blob("me/rpi", digest)

@@ -205,8 +205,8 @@ class FilterModule:
         """Return them."""
         return {
             "rehearsal_fleet": fleet, "rehearsal_overlapping": overlapping, "rehearsal_gateway": gateway,
-            "rehearsal_registry": registry,
-            "rehearsal_recipe": recipe, "rehearsal_image": image, "rehearsal_board_builds": board_builds,
+            "rehearsal_registry": registry, "rehearsal_recipe": recipe, "rehearsal_image": image,
+            "rehearsal_board_builds": board_builds,
             "rehearsal_published": published, "rehearsal_stand_in_builds": stand_in_builds, "rehearsal_filled": filled,
             "rehearsal_inventory": inventory,
         }  # fmt: skip
