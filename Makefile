@@ -7,6 +7,9 @@ export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport ANSIBLE_INVENTORY
 
+# Several files of tests at a time, see tests/conftest.py
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: help demo stop test test-all test-arm64 lint lock .venv .venv-dev
 
 help:
@@ -31,10 +34,10 @@ stop: .venv
 	ansible-playbook playbooks/stop.yml
 
 test: .venv-dev
-	pytest $(ARGS)
+	pytest $(PARALLEL) $(ARGS)
 
 test-all: .venv-dev
-	pytest --all $(ARGS)
+	pytest $(PARALLEL) --all $(ARGS)
 
 test-arm64: .venv-dev
 	pytest tests/arm64 $(ARGS)

@@ -1,5 +1,6 @@
 """Rehearsal boards for a module of tests: real containers on a real engine, reached over real SSH."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -60,12 +61,23 @@ class Rehearsal:
         return done.stdout.partition(">>\n")[2].strip()
 
 
+@contextmanager
+def making_images() -> Iterator[None]:
+    """Wait while another of this checkout's test processes may be making images, so that each is made once."""
+    checkout = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(checkout, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(checkout)
+
+
 def remove_leftovers(name: str) -> None:
     """Remove the boards and networks of rehearsals of that name whose tests were killed: they hold the subnet."""
     for network in docker("network", "ls", "--format", "{{.Name}}", "--filter", "label=flowerbed.rehearsal"):
         base, _, process = network.rpartition("-")
-        command = Path("/proc", process, "cmdline")
-        if base == name and not (command.exists() and b"pytest" in command.read_bytes()):
+        running = Path("/proc", process, "cwd/tests/boards.py").exists()
+        if base == name and not running:
             with tempfile.TemporaryDirectory() as folder:
                 gone = {"state": "absent", "rehearsal_name": network, "rehearsal_inventory": f"{folder}/none"}
                 done = play("playbooks/rehearsal", "-e", json.dumps({**gone, "rehearsal_keep_images": True}))
@@ -79,7 +91,8 @@ def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
     with tempfile.TemporaryDirectory() as folder:
         ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder))
         try:
-            done = ours.rehearse("-e", "state=present")
+            with making_images():
+                done = ours.rehearse("-e", "state=present")
             assert done.returncode == 0, done.stdout + done.stderr
             yield ours
         finally:

@@ -1,8 +1,15 @@
-"""What all tests share: the option with which no test may be left out."""
+"""What all tests share: the option with which no test may be left out, and how they share a machine."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# By far the longest, which begin first. The first of them makes the images that the other boards wait for.
+LONGEST = [
+    "rehearsal/test_images.py", "e2e/test_life.py", "e2e/test_superlink.py", "e2e/test_mistakes.py",
+    "rehearsal/test_molecule.py", "rehearsal/test_fleet.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
+]  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,3 +25,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.outcome = "failed"
         report.longrepr = f"left out: {report.longrepr[2].removeprefix('Skipped: ')}"
     return report
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many files of tests run at a time: most of them wait for boards and processes most of their time."""
+    only = config.args[0].partition("::")[0] if len(config.args) == 1 else ""
+    return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(LONGEST))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest begin first."""
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get("/".join(item.path.parts[-2:]), len(LONGEST)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from boards import making_images
 from engine import needs_engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,8 @@ LINES = 120  # of what a failed scenario said
 @needs_engine
 @pytest.mark.parametrize("role", ROLES)
 def test_scenario(role, tmp_path):
+    with making_images():
+        pass  # those that other tests make are there now
     done = subprocess.run(
         [BIN / "molecule", "--base-config", ROOT / ".config/molecule/config.yml", "test"], cwd=ROOT / "roles" / role,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,

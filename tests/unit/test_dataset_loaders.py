@@ -149,6 +149,7 @@ def test_fashion_mnist_is_read_gzipped_or_not(fashion, zipped):
         ("train-images-idx3-ubyte", b"<html>", "damaged or cut short"),
         ("t10k-labels-idx1-ubyte", gzip.compress(idx(np.full(5, 10, np.uint8))), "holds the label 10"),
     ],
+    ids=["png", "labels for images", "cut short inside", "an image too few", "cut short", "a page", "a label too many"],
 )
 def test_damaged_fashion_mnist_is_refused(fashion, name, content, sentence):
     put(fashion[0], {f"{name}.gz": content})
