@@ -95,8 +95,9 @@ for file in "$@"; do
     cat "$file" requirements-lock.txt | cmp -s - "$stamp" && continue
     echo "Installing $file into .venv (a few minutes when PyTorch is among it)"
     rm -f "$stamp"
+    # Python compiles what it imports: to compile all that is installed takes as long as all the rest.
     # shellcheck disable=SC2086  # both are lists of arguments
-    .venv/bin/python -I -m pip install $quiet --disable-pip-version-check ${PIP_ARGS:-} \
+    .venv/bin/python -I -m pip install $quiet --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
         -r "$file" -c requirements-lock.txt </dev/null ||
         refuse "pip could not install $file: the reason stands above (no network, a full disk?); then run make again"
     cat "$file" requirements-lock.txt >"$stamp"
