@@ -101,6 +101,7 @@ class Checkout:
 
     def __init__(self, groups: dict[str, str] = GROUPS) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
+        self.devices = list(groups.values())
         self.inventory = self.folder / "inventory" / "local"
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -204,7 +205,7 @@ class Checkout:
 
     def busy(self) -> list[str]:
         """Return the devices that train now."""
-        return [device for device in DEVICES if self.trainer(device).get("busy")]
+        return [device for device in self.devices if self.trainer(device).get("busy")]
 
     # -- Experiments --------------------------------------------------------------------------------------------------
 
@@ -217,12 +218,12 @@ class Checkout:
         before = len(self.rounds(experiment))
         self.run(experiment, 1, **extra)
         done = self.events(experiment, "round")
-        assert len(done) == before + 1 and done[-1]["clients_answered"] == len(DEVICES), done
+        assert len(done) == before + 1 and done[-1]["clients_answered"] == len(self.devices), done
 
     def begin_slow_run(self, experiment: str, **extra: Any) -> Playing:
         """Start a run whose devices will not be done for a minute; return when they all train."""
         running = self.begin("run_round", experiment=experiment, rounds=2, fl_config={"seconds": 60}, **extra)
-        until(lambda: self.busy() == DEVICES or running.process.poll() is not None, 90, "training on all devices")
+        until(lambda: self.busy() == self.devices or running.process.poll() is not None, 90, "training on all devices")
         assert running.process.poll() is None, running.text
         return running
 

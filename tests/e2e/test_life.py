@@ -42,7 +42,18 @@ def test_a_changed_group_variable_restarts_only_what_it_touches(garden):
     garden.set_variables("rpi")
     words = garden.fail("run_round", experiment="refused")
     assert "rpi-1: fl_batch_size (its default) is 32, but 16 is deployed: run deploy.yml with it first" in words
-    garden.play("deploy")
+
+
+def test_a_changed_supervisor_takes_effect_at_once(garden):
+    template = garden.folder / "templates/supervisord.conf.j2"
+    original, before = template.read_text(), garden.programs()
+    template.write_text(original.replace("logfile_backups=3", "logfile_backups=4"))
+    assert original != template.read_text()
+    garden.play("deploy")  # also what the test above took back
+    after = garden.programs()
+    assert after.keys() == before.keys() and not {*after.values()} & {*before.values()}
+    assert not any(garden.play("deploy").changed.values())
+    assert garden.programs() == after
 
 
 def test_a_run_says_what_it_cannot_change(garden):
@@ -52,18 +63,6 @@ def test_a_run_says_what_it_cannot_change(garden):
     assert "fl_task on the command line is 'fl_app/task.py', but 'test_task.py' is deployed: run" in words
     assert "dataset_seed on the command line is 7, which is not deployed: run" in words
     assert not (garden.folder / "runs/refused").exists()
-
-
-def test_a_changed_supervisor_takes_effect_at_once(garden):
-    template = garden.folder / "templates/supervisord.conf.j2"
-    original, before = template.read_text(), garden.programs()
-    template.write_text(original.replace("logfile_backups=3", "logfile_backups=4"))
-    assert original != template.read_text()
-    garden.play("deploy")
-    after = garden.programs()
-    assert after.keys() == before.keys() and not {*after.values()} & {*before.values()}
-    assert not any(garden.play("deploy").changed.values())
-    assert garden.programs() == after
 
 
 def test_a_failure_of_all_trainers_is_said_once(garden):
@@ -85,20 +84,15 @@ def test_a_python_that_does_not_do_is_said_before_anything_changes(garden):
     assert garden.programs() == before
 
 
-def live(garden, experiment, **variables):
-    """Two rounds, a kill and a resume."""
-    played = garden.run(experiment, 2, **variables)
+def test_rounds_a_kill_and_a_resume(garden):
+    played = garden.run("life", 2)
     assert "1 of 2" in played.text and "2 of 2" in played.text
     for program in ("client", "trainer"):
         garden.kill("rpi-1", program)
-    garden.play("deploy", **variables)  # waits until all is ready again
-    garden.run(experiment, 1, **variables)
-    assert garden.rounds(experiment) == [1, 2, 3]
-    assert [event["clients_answered"] for event in garden.events(experiment, "round")] == [3, 3, 3]
-
-
-def test_rounds_a_kill_and_a_resume(garden):
-    live(garden, "life")
+    garden.play("deploy")  # waits until all is ready again
+    garden.run("life", 1)
+    assert garden.rounds("life") == [1, 2, 3]
+    assert [event["clients_answered"] for event in garden.events("life", "round")] == [3, 3, 3]
     names = {path.name for path in (garden.folder / "runs/life").iterdir()}
     assert {"configuration.json", "run.json", "metrics.jsonl", "checkpoints", "model", "logs"} <= names
 
@@ -114,7 +108,6 @@ def test_ctrl_c_stops_the_training_on_all_devices(garden):
 
 
 def test_another_data_set_is_refused_with_the_difference(garden):
-    garden.play("deploy")
     garden.run("data", 1)
     garden.play("deploy", dataset_seed=7)
     words = garden.fail("run_round", experiment="data", dataset_seed=7)
@@ -125,11 +118,11 @@ def test_another_data_set_is_refused_with_the_difference(garden):
 @needs_superlink
 def test_both_links_give_the_same_model_bit_for_bit(garden):
     garden.play("deploy")
-    garden.run("on-stream", 3)
+    garden.run("on-stream", 2)
     words = garden.fail("run_round", experiment="on-superlink", fl_link="superlink")
     assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
     garden.play("deploy", fl_link="superlink")
-    live(garden, "on-superlink", fl_link="superlink")
+    garden.run("on-superlink", 2, fl_link="superlink")
     stream, superlink = garden.model("on-stream"), garden.model("on-superlink")
     assert stream.keys() == superlink.keys()
     assert all(np.array_equal(stream[name], superlink[name]) for name in stream)

@@ -56,7 +56,6 @@ def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
 
 
 def test_a_task_that_fails_while_it_trains_is_told_for_every_device(garden):
-    garden.play("deploy")
     words = refused(garden, "run_round", experiment="broken", fl_config={"fail": True})
     for device in DEVICES:
         assert f"{device} gave no update: train of the task failed: RuntimeError: the sensor is unplugged" in words
@@ -66,7 +65,6 @@ def test_a_task_that_fails_while_it_trains_is_told_for_every_device(garden):
 
 
 def test_a_corrupt_image_is_named_and_the_fleet_stays_as_it_was(garden):
-    garden.play("deploy")
     images.write(garden.folder / "photos", ["cat", "dog"], 20)
     folder = {"dataset_name": "folder", "dataset_path": "photos"}
     picture = garden.folder / "photos/cat/3.png"
