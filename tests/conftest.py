@@ -33,8 +33,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(LONGEST))
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest begin first."""
+    """Let the longest begin first, and a file's tests run in one process, but for molecule's scenarios."""
     first = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+    for item in items:
+        if item.path.name != "test_molecule.py":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -39,12 +39,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition, seconds: float, what: str):
-    """Return the first true value of `condition()`; fail, saying `what` was waited for, after `seconds`."""
+def wait_until(condition, seconds: float, what: str, every: float = 0.05):
+    """Return the first true value of `condition()`, tried `every` so many seconds; after `seconds`, fail for `what`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
+        time.sleep(every)
     return value
 
 

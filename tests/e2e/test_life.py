@@ -3,9 +3,8 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from checkout import DEVICES, HOSTS, needs_superlink, until
+from checkout import DEVICES, HOSTS, until
 
 pytestmark = pytest.mark.e2e
 
@@ -113,19 +112,6 @@ def test_another_data_set_is_refused_with_the_difference(garden):
     words = garden.fail("run_round", experiment="data", dataset_seed=7)
     assert "experiment data began with another model or data set" in words
     assert "dataset.seed was 0 and is now 7" in words
-
-
-@needs_superlink
-def test_both_links_give_the_same_model_bit_for_bit(garden):
-    garden.play("deploy")
-    garden.run("on-stream", 2)
-    words = garden.fail("run_round", experiment="on-superlink", fl_link="superlink")
-    assert "fl_link on the command line is 'superlink', but 'stream' is deployed: run" in words
-    garden.play("deploy", fl_link="superlink")
-    garden.run("on-superlink", 2, fl_link="superlink")
-    stream, superlink = garden.model("on-stream"), garden.model("on-superlink")
-    assert stream.keys() == superlink.keys()
-    assert all(np.array_equal(stream[name], superlink[name]) for name in stream)
 
 
 def test_stop_leaves_no_process_and_reset_no_file_but_the_runs(garden):

@@ -1,9 +1,10 @@
-"""Runs on Flower's deployment engine, of which parts are killed, and which are interrupted."""
+"""Runs on Flower's deployment engine: parts of it are killed, it is interrupted, and it gives what a stream gives."""
 
 import os
 import socket
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from checkout import Checkout, Playing, needs_superlink, until
 
@@ -63,3 +64,14 @@ def test_a_supernode_killed_then_the_superlink_then_ctrl_c_and_no_finished_round
     assert garden.rounds("killed") == [1, 2]
     assert [event["clients_answered"] for event in garden.events("killed", "round")] == [1, 2]
     assert [problem["device"] for problem in garden.events("killed", "problem")] == ["rpi-1"]
+
+
+def test_both_links_give_the_same_model_bit_for_bit(garden):
+    garden.run("on-superlink", 2)
+    words = garden.fail("run_round", experiment="on-stream", fl_link="stream")
+    assert "fl_link on the command line is 'stream', but 'superlink' is deployed: run" in words
+    garden.play("deploy", fl_link="stream")
+    garden.run("on-stream", 2, fl_link="stream")
+    stream, superlink = garden.model("on-stream"), garden.model("on-superlink")
+    assert stream.keys() == superlink.keys()
+    assert all(np.array_equal(stream[name], superlink[name]) for name in stream)

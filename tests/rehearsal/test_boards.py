@@ -62,35 +62,35 @@ def test_boards_are_reached_by_ssh_and_each_has_a_host_key_of_its_own(boards):
 
 @needs_engine
 def test_a_board_shows_what_the_real_one_shows(boards):
-    assert "bookworm" in boards.shell("rpi-1", ". /etc/os-release; echo $VERSION_CODENAME")
-    assert "rootwait" in boards.shell("rpi-1", "cat /boot/firmware/cmdline.txt")
-    assert boards.shell("rpi-1", "vcgencmd get_throttled") == "throttled=0x0"
-    assert "R32 (release), REVISION: 7.1" in boards.shell("jetson-4gb-1", "cat /etc/nv_tegra_release")
-    boards.shell("jetson-4gb-1", "nvpmodel -m 1 && jetson_clocks")
-    assert "5W" in boards.shell("jetson-4gb-1", "nvpmodel -q")
-    assert boards.shell("jetson-4gb-1", "tail -n 3 /var/lib/rehearsal/calls").splitlines() == [
+    assert "bookworm" in boards.root("rpi-1", ". /etc/os-release; echo $VERSION_CODENAME")
+    assert "rootwait" in boards.root("rpi-1", "cat /boot/firmware/cmdline.txt")
+    assert boards.root("rpi-1", "vcgencmd get_throttled") == "throttled=0x0"
+    assert "R32 (release), REVISION: 7.1" in boards.root("jetson-4gb-1", "cat /etc/nv_tegra_release")
+    boards.root("jetson-4gb-1", "nvpmodel -m 1 && jetson_clocks")
+    assert "5W" in boards.root("jetson-4gb-1", "nvpmodel -q")
+    assert boards.root("jetson-4gb-1", "tail -n 3 /var/lib/rehearsal/calls").splitlines() == [
         "nvpmodel -m 1", "jetson_clocks ", "nvpmodel -q"
     ]  # fmt: skip
 
 
 @needs_engine
 def test_a_board_has_its_own_engine_its_memory_and_its_bandwidth(boards):
-    info = json.loads(boards.shell("jetson-2gb-1", "docker info --format '{{ \"{{json .}}\" }}'"))
+    info = json.loads(boards.root("jetson-2gb-1", "docker info --format '{{json .}}'"))
     assert info["Driver"] == "overlay2" and info["Name"] == "jetson-2gb-1" and "nvidia" in info["Runtimes"]
     limits = {board: int(docker("inspect", "--format", "{{.HostConfig.Memory}}", f"{boards.name}-{board}")[0])
               for board in ("jetson-2gb-1", "jetson-4gb-1")}  # fmt: skip
     assert limits["jetson-4gb-1"] == 2 * limits["jetson-2gb-1"]
-    assert "rate 50Mbit" in boards.shell("rpi-1", "tc qdisc show dev eth0")
+    assert "rate 50Mbit" in boards.root("rpi-1", "tc qdisc show dev eth0")
 
 
 @needs_engine
 def test_a_board_comes_back_from_a_reboot(boards):
-    before = boards.shell("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub")
+    before = boards.root("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub")
     done = ansible("ansible", "-i", str(boards.inventory), "rpi-1", "-b", "-m", "ansible.builtin.reboot", "-a",
                    "reboot_timeout=90")  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert boards.shell("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub") == before
-    assert "rate 50Mbit" in boards.shell("rpi-1", "tc qdisc show dev eth0")
+    assert boards.root("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub") == before
+    assert "rate 50Mbit" in boards.root("rpi-1", "tc qdisc show dev eth0")
 
 
 @needs_engine
@@ -109,7 +109,7 @@ def test_preflight_says_what_is_wrong_with_each_board(boards):
     lines = known.read_text().splitlines()
     addresses = [line.split()[0] for line in lines]  # rpi-1, jetson-2gb-1, jetson-4gb-1
     mixed = lines[0].replace(addresses[0], addresses[1])  # a key that is not its own
-    boards.shell("rpi-1", "mkdir -p /var/lib/rehearsal && echo 0x50005 > /var/lib/rehearsal/throttled")
+    boards.root("rpi-1", "mkdir -p /var/lib/rehearsal && echo 0x50005 > /var/lib/rehearsal/throttled")
     known.write_text(f"{lines[0]}\n{mixed}\n")  # and of the last one, none
     try:
         # No connection that is still open from before: it would ask for no key.
@@ -122,20 +122,21 @@ def test_preflight_says_what_is_wrong_with_each_board(boards):
         assert "jetson-4gb-1 has an SSH host key that this machine does not know" in words
     finally:
         known.write_text("\n".join([*lines, ""]))
-        boards.shell("rpi-1", "rm /var/lib/rehearsal/throttled")
+        boards.root("rpi-1", "rm /var/lib/rehearsal/throttled")
 
 
 @needs_engine
 def test_preflight_names_a_board_without_sudo_another_jetpack_and_a_clock_a_year_off(boards):
     release = "/etc/nv_tegra_release"
     sudoers, aside = "/etc/sudoers.d/jetson", "/root/jetson"
-    boards.shell("jetson-4gb-1", f"sed -i.bak 's/R32/R35/' {release}")
-    docker("exec", f"{boards.name}-jetson-2gb-1", "mv", sudoers, aside)
-    # What begins after this sees another time; sshd's sandbox does not let libfaketime in, but a connection is open.
+    boards.root("jetson-4gb-1", f"sed -i.bak 's/R32/R35/' {release}")
+    boards.root("jetson-2gb-1", f"mv {sudoers} {aside}")
+    # What begins after this sees another time; sshd's sandbox does not let libfaketime in, so a connection is opened.
+    ansible("ansible", "-i", str(boards.inventory), "rpi-1", "-m", "ansible.builtin.ping")
     fake = (
         "chmod 777 /dev/shm; echo -365d > /etc/faketimerc; ls /usr/lib/*/faketime/libfaketime.so.1 > /etc/ld.so.preload"
     )
-    boards.shell("rpi-1", fake)
+    boards.root("rpi-1", fake)
     try:
         done = boards.play("playbooks/preflight")
         words = " ".join(done.stdout.split())
@@ -144,6 +145,6 @@ def test_preflight_names_a_board_without_sudo_another_jetpack_and_a_clock_a_year
         assert "jetson-2gb-1 does not let its user become root, which Docker needs" in words
         assert re.search(r"rpi-1 has a clock that is 3153\d{4} s behind: deploy.yml sets it", words)
     finally:
-        docker("exec", f"{boards.name}-rpi-1", "rm", "/etc/ld.so.preload", "/etc/faketimerc")
-        docker("exec", f"{boards.name}-jetson-2gb-1", "mv", aside, sudoers)
-        boards.shell("jetson-4gb-1", f"mv {release}.bak {release}")
+        boards.root("rpi-1", "rm /etc/ld.so.preload /etc/faketimerc")
+        boards.root("jetson-2gb-1", f"mv {aside} {sudoers}")
+        boards.root("jetson-4gb-1", f"mv {release}.bak {release}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boards import ROOT, Rehearsal, docker, rehearsal
+from boards import ROOT, Rehearsal, rehearsal
 from engine import needs_engine
 
 pytestmark = needs_engine
@@ -44,11 +44,6 @@ def fails(boards: Rehearsal, *arguments: str, host: str = PI) -> str:
     return words(done)
 
 
-def root(boards: Rehearsal, board: str, command: str) -> str:
-    """Return what a command says on a board, without SSH and sudo, which may be what is broken."""
-    return "\n".join(docker("exec", f"{boards.name}-{board}", "sh", "-c", command))
-
-
 def changed(done: subprocess.CompletedProcess, board: str = PI) -> int:
     """Return how many tasks changed something on a board."""
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,46 +54,44 @@ def changed(done: subprocess.CompletedProcess, board: str = PI) -> int:
 
 
 def test_a_jetson_without_an_engine_is_left_as_it_is(boards):
-    root(
-        boards, JETSON, "systemctl stop docker.socket docker; mv /usr/sbin/dockerd /usr/sbin/away; rm /run/docker.sock"
-    )
+    boards.root(JETSON, "systemctl stop docker.socket docker; mv /usr/sbin/dockerd /usr/sbin/away; rm /run/docker.sock")
     try:
-        packages = root(boards, JETSON, "dpkg --list")
+        packages = boards.root(JETSON, "dpkg --list")
         assert "jetson-4gb-1 has no Docker engine: on a Jetson Docker comes with JetPack" in fails(boards, host=JETSON)
-        assert root(boards, JETSON, "dpkg --list") == packages
+        assert boards.root(JETSON, "dpkg --list") == packages
     finally:
-        root(boards, JETSON, "mv /usr/sbin/away /usr/sbin/dockerd; systemctl start docker.socket docker")
+        boards.root(JETSON, "mv /usr/sbin/away /usr/sbin/dockerd; systemctl start docker.socket docker")
 
 
 def test_a_pi_without_room_gets_no_engine_and_one_that_is_locked_says_by_whom(boards):
-    root(boards, PI, "! test -e /usr/sbin/dockerd || apt-get purge -q -y docker.io")
-    root(boards, PI, "mount -t tmpfs -o size=50m tmpfs /var/lib/docker")
+    boards.root(PI, "! test -e /usr/sbin/dockerd || apt-get purge -q -y docker.io")
+    boards.root(PI, "mount -t tmpfs -o size=50m tmpfs /var/lib/docker")
     try:
         assert "rpi-1 has 52 MB of disk left, and Docker needs 1000 MB" in fails(boards)
         done = boards.play("playbooks/preflight")
         assert done.returncode and "rpi-1 has 0.1 GB of disk left, and needs 6 GB" in words(done)
     finally:
-        root(boards, PI, "umount /var/lib/docker")
+        boards.root(PI, "umount /var/lib/docker")
     lock = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, 2); time.sleep(600)"
-    root(boards, PI, f'systemd-run --unit holder /usr/bin/python3 -c "{lock}"')
+    boards.root(PI, f'systemd-run --unit holder /usr/bin/python3 -c "{lock}"')
     try:
         said = fails(boards, "-e", "docker_engine_apt_timeout=10")
-        pid = root(boards, PI, "systemctl show --property MainPID --value holder")
+        pid = boards.root(PI, "systemctl show --property MainPID --value holder")
         assert "rpi-1 could not install docker.io and python3-requests: apt was still locked after 10 s by " in said
         assert re.search(rf"by python3? +{pid}\. Wait until that has ended", said), said
-        assert root(boards, PI, "ls /usr/sbin/dockerd 2>&1 || true").endswith("No such file or directory")
+        assert boards.root(PI, "ls /usr/sbin/dockerd 2>&1 || true").endswith("No such file or directory")
     finally:
-        root(boards, PI, "systemctl stop holder")
+        boards.root(PI, "systemctl stop holder")
 
 
 def test_a_pi_without_an_engine_gets_debians(boards):
-    root(boards, PI, f"mkdir -p /etc/docker; echo '{OWNERS}' > {FILE}")
+    boards.root(PI, f"mkdir -p /etc/docker; echo '{OWNERS}' > {FILE}")
     assert changed(converge(boards))
-    assert json.loads(root(boards, PI, f"cat {FILE}")) == {
+    assert json.loads(boards.root(PI, f"cat {FILE}")) == {
         "dns": ["192.0.2.1"], "log-opts": {"tag": "{{.Name}}", "max-size": "10m", "max-file": "3"},
         "log-driver": "json-file",
     }  # fmt: skip
-    assert root(boards, PI, "systemctl is-active docker; systemctl is-enabled docker") == "active\nenabled"
+    assert boards.root(PI, "systemctl is-active docker; systemctl is-enabled docker") == "active\nenabled"
     assert changed(converge(boards)) == 0
 
 
@@ -106,39 +99,38 @@ def test_a_pi_without_an_engine_gets_debians(boards):
 
 
 def test_a_file_that_is_no_json_is_left_alone_and_named(boards):
-    before = root(boards, PI, f"cat {FILE}")
+    before = boards.root(PI, f"cat {FILE}")
     broken = '{"debug": true,\n "dns": ["192.0.2.1",]}'
-    root(boards, PI, f"echo '{broken}' > {FILE}")
+    boards.root(PI, f"echo '{broken}' > {FILE}")
     try:
         sentence = f"rpi-1 has a {FILE} that is not JSON (line 2: "
         assert sentence in fails(boards)
         done = boards.play("playbooks/preflight")
         assert done.returncode and sentence in words(done)
-        assert root(boards, PI, f"cat {FILE}") == broken
+        assert boards.root(PI, f"cat {FILE}") == broken
     finally:
-        root(boards, PI, f"echo '{before}' > {FILE}")
+        boards.root(PI, f"echo '{before}' > {FILE}")
 
 
 def test_an_engine_that_does_not_start_says_why_and_has_its_file_as_it_was(boards):
-    before = root(boards, PI, f"cat {FILE}")
+    before = boards.root(PI, f"cat {FILE}")
     broken = '{"no-such-option": true}'
-    root(boards, PI, f"echo '{broken}' > {FILE}; systemctl stop docker.socket docker")
+    boards.root(PI, f"echo '{broken}' > {FILE}; systemctl stop docker.socket docker")
     try:
         said = fails(boards)
         assert f"rpi-1 has a Docker engine that does not start ({FILE} is as it was): " in said
         assert "no-such-option" in said
-        assert root(boards, PI, f"cat {FILE}") == broken
+        assert boards.root(PI, f"cat {FILE}") == broken
     finally:
-        root(
-            boards, PI, f"echo '{before}' > {FILE}; systemctl reset-failed docker docker.socket; systemctl start docker"
+        boards.root(
+            PI, f"echo '{before}' > {FILE}; systemctl reset-failed docker docker.socket; systemctl start docker"
         )
 
 
 def test_what_the_engine_cannot_start_with_is_taken_out_again(boards):
     """A runtime that is the owner's to give as an option, of which only a running engine can tell."""
-    before = root(boards, JETSON, f"cat {FILE}")
-    root(
-        boards,
+    before = boards.root(JETSON, f"cat {FILE}")
+    boards.root(
         JETSON,
         "echo DOCKER_OPTS=--default-runtime=runc > /etc/default/docker; systemctl stop docker.socket docker",
     )
@@ -146,38 +138,37 @@ def test_what_the_engine_cannot_start_with_is_taken_out_again(boards):
         said = fails(boards, host=JETSON)
         assert f"jetson-4gb-1 has a Docker engine that does not start ({FILE} is as it was): " in said
         assert "specified both as a flag and in the configuration file" in said and "default-runtime" in said
-        assert root(boards, JETSON, f"cat {FILE}") == before
-        root(boards, JETSON, "systemctl reset-failed docker docker.socket; systemctl start docker")
+        assert boards.root(JETSON, f"cat {FILE}") == before
+        boards.root(JETSON, "systemctl reset-failed docker docker.socket; systemctl start docker")
         done = converge(boards, host=JETSON)
         assert changed(
             done, JETSON
         ) and "starts Docker with --default-runtime, so default-runtime was not set" in words(done)
-        assert "default-runtime" not in root(boards, JETSON, f"cat {FILE}")
+        assert "default-runtime" not in boards.root(JETSON, f"cat {FILE}")
         assert changed(converge(boards, host=JETSON), JETSON) == 0
     finally:
-        root(
-            boards,
+        boards.root(
             JETSON,
             "rm /etc/default/docker; systemctl reset-failed docker docker.socket; systemctl restart docker",
         )
 
 
 def test_the_owners_container_is_not_stopped_for_a_restart(boards):
-    root(boards, PI, "tar -C /etc -c hostname | docker import - empty && docker run --detach --name owners"
+    boards.root(PI, "tar -C /etc -c hostname | docker import - empty && docker run --detach --name owners"
          " --volume /usr:/usr --volume /usr/lib:/lib --volume /usr/lib64:/lib64 empty /usr/bin/sleep 600")  # fmt: skip
-    started = root(boards, PI, "docker inspect --format '{{.State.StartedAt}}' owners")
+    started = boards.root(PI, "docker inspect --format '{{.State.StartedAt}}' owners")
     try:
         more = ("-e", "docker_engine_log_max_file=5", "-e", "docker_engine_mirror=http://192.0.2.1:5000")
         done = converge(boards, *more)
         assert changed(done) and "rpi-1 runs containers that a restart of Docker would stop" in words(done)
         assert (
-            root(boards, PI, "docker inspect --format '{{.State.StartedAt}}{{.State.Status}}' owners")
+            boards.root(PI, "docker inspect --format '{{.State.StartedAt}}{{.State.Status}}' owners")
             == f"{started}running"
         )
-        assert "http://192.0.2.1:5000" in root(boards, PI, "docker info --format '{{.RegistryConfig.Mirrors}}'")
+        assert "http://192.0.2.1:5000" in boards.root(PI, "docker info --format '{{.RegistryConfig.Mirrors}}'")
         assert changed(converge(boards, *more)) == 0
     finally:
-        root(boards, PI, "docker rm --force owners && docker rmi empty")
+        boards.root(PI, "docker rm --force owners && docker rmi empty")
 
 
 # -- Logins -----------------------------------------------------------------------------------------------------------
@@ -195,7 +186,7 @@ def test_a_wrong_key_and_no_sudo(boards, tmp_path):
     host = boards.inventory / "host_vars" / f"{JETSON}.yml"
     host.parent.mkdir()
     host.write_text(f"ansible_ssh_private_key_file: {tmp_path}/key\n")
-    root(boards, PI, "mv /etc/sudoers.d/pi /root")
+    boards.root(PI, "mv /etc/sudoers.d/pi /root")
     try:
         said = preflight(boards)
         assert (
@@ -204,12 +195,12 @@ def test_a_wrong_key_and_no_sudo(boards, tmp_path):
         assert "rpi-1 does not let its user become root, which Docker needs" in said
     finally:
         host.unlink()
-        root(boards, PI, "mv /root/pi /etc/sudoers.d")
+        boards.root(PI, "mv /root/pi /etc/sudoers.d")
 
 
 def test_a_wrong_password_for_sudo(boards):
-    root(
-        boards, PI, "echo pi:right | chpasswd; mv /etc/sudoers.d/pi /root; echo 'pi ALL=(ALL) ALL' > /etc/sudoers.d/ask"
+    boards.root(
+        PI, "echo pi:right | chpasswd; mv /etc/sudoers.d/pi /root; echo 'pi ALL=(ALL) ALL' > /etc/sudoers.d/ask"
     )
     try:
         said = preflight(boards, "--limit", f"localhost,{PI}", "-e", "ansible_become_password=wrong")
@@ -217,7 +208,7 @@ def test_a_wrong_password_for_sudo(boards):
         done = boards.play("playbooks/preflight", "--limit", f"localhost,{PI}", "-e", "ansible_become_password=right")
         assert done.returncode == 0, done.stdout
     finally:
-        root(boards, PI, "rm /etc/sudoers.d/ask; mv /root/pi /etc/sudoers.d")
+        boards.root(PI, "rm /etc/sudoers.d/ask; mv /root/pi /etc/sudoers.d")
 
 
 def test_a_changed_host_key_stops_deploy_before_anything_is_done(boards):
@@ -225,11 +216,11 @@ def test_a_changed_host_key_stops_deploy_before_anything_is_done(boards):
     lines = known.read_text().splitlines()
     first, second = (line.split(" ", 1) for line in lines)
     known.write_text(f"{first[0]} {second[1]}\n{second[0]} {first[1]}\n")  # the key of the other one
-    root(boards, PI, "rm -rf /opt/flowerbed")
+    boards.root(PI, "rm -rf /opt/flowerbed")
     try:
         done = boards.play("deploy", **FRESH)
         assert done.returncode != 0 and "rpi-1 shows another SSH host key than before" in words(done), done.stdout
-        assert root(boards, PI, "ls -d /opt/flowerbed 2> /dev/null || echo none") == "none"
+        assert boards.root(PI, "ls -d /opt/flowerbed 2> /dev/null || echo none") == "none"
     finally:
         known.write_text("\n".join([*lines, ""]))
 

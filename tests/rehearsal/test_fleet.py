@@ -51,7 +51,7 @@ class Lab:
 
     def inspect(self, board: str, container: str) -> dict[str, Any]:
         """Return what the board's engine says of a container."""
-        return json.loads(self.boards.shell(board, f"docker inspect {container}"))[0]
+        return json.loads(self.boards.root(board, f"docker inspect {container}"))[0]
 
     def trainer(self, board: str) -> dict[str, Any]:
         """Return what a board's trainer says of itself, {} while it does not answer."""
@@ -80,9 +80,9 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
 
 
 def test_a_check_on_fresh_boards_changes_nothing(lab):
-    before = lab.boards.shell("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt")
+    before = lab.boards.root("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt")
     lab.play("deploy", "--check", "--diff")
-    assert lab.boards.shell("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt") == before
+    assert lab.boards.root("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt") == before
     assert not (ROOT / ".flowerbed" / lab.boards.name).exists()
 
 
@@ -104,7 +104,7 @@ def test_the_trainer_has_the_tutorials_options(lab):
         assert config["Cmd"][0] == "/bin/bash" and host["RestartPolicy"]["Name"] == "unless-stopped"
         assert (host["Runtime"] == "nvidia") == board.startswith("jetson")
         assert host["Memory"] > 0 and host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "5m"}
-        changes = lab.boards.shell(board, f"docker diff {container}").split()
+        changes = lab.boards.root(board, f"docker diff {container}").split()
         assert not [path for path in changes[1::2] if not re.match(r"/(usr(/src)?|root|tmp)(/|$)", path)], changes
 
 
@@ -125,7 +125,7 @@ def test_rounds_and_what_each_board_trains_with(lab):
     for event in lab.events("life", "device"):
         container = CONTAINER[event["device"]]
         probe = "import sys, torch; print(sys.version.split()[0], torch.__version__)"
-        found = lab.boards.shell(event["device"], f"docker exec {container} python3 -c '{probe}'").split()
+        found = lab.boards.root(event["device"], f"docker exec {container} python3 -c '{probe}'").split()
         assert [event["python"], event["torch"]] == found
 
 
@@ -150,19 +150,19 @@ def test_a_board_that_is_rebooted_in_a_round_is_left_out_and_comes_back(lab):
     board = "jetson-4gb-1"
     with ThreadPoolExecutor() as pool:
         running = pool.submit(lab.play, "run_round", experiment="rebooted", fl_local_epochs=25)
-        wait_until(lambda: lab.trainer(board).get("busy"), 60, "the board to train")
+        wait_until(lambda: lab.trainer(board).get("busy"), 60, "the board to train", every=0.5)
         docker("restart", "--time=1", f"{lab.boards.name}-{board}")
         words, _ = running.result()
     assert re.search(
         f"{board} gave no update: (its connection ended|the trainer died).*; it is left out of round 1", words
     )
-    wait_until(lambda: lab.trainer(board).get("ready"), 120, "the board to be back")  # by itself
+    wait_until(lambda: lab.trainer(board).get("ready"), 120, "the board to be back", every=1)  # by itself
     lab.play("run_round", experiment="rebooted", fl_wait_clients=60)
     assert [event["clients_answered"] for event in lab.events("rebooted", "round")] == [2, 3]
 
 
 def test_another_image_is_taken_by_the_board_that_has_it(lab):
-    lab.boards.shell(
+    lab.boards.root(
         "rpi-1",
         "(echo FROM lhkhiem28/rpi:1.4; echo LABEL own=2) | docker build --quiet --tag own/rpi:2 - && "
         "docker tag $(docker images --quiet flwr/supernode) own/no-torch:1",
@@ -175,8 +175,7 @@ def test_another_image_is_taken_by_the_board_that_has_it(lab):
     words, changed = lab.play("deploy")
     assert "own/rpi:2 has Python 3." in words and changed["rpi-1"] and not changed["jetson-4gb-1"]
     assert lab.inspect("rpi-1", "rpi-container")["Config"]["Image"] == "own/rpi:2"
-    lab.set_variables("rpi-1")
-    lab.play("deploy")
+    lab.set_variables("rpi-1")  # for the next deployment
 
 
 def test_a_board_that_leaves_the_inventory_is_named(lab):
@@ -210,14 +209,14 @@ def test_stopped_boards_stay_stopped_after_a_reboot(lab):
     lab.play("playbooks/stop")
     assert not any(lab.play("playbooks/stop")[1].values())
     docker("restart", f"{lab.boards.name}-rpi-1")
-    wait_until(lambda: lab.boards.shell("rpi-1", "docker info --format {{ '{{.ContainersRunning}}' }}") == "0", 60,
-               "the board's engine")  # fmt: skip
+    wait_until(lambda: lab.boards.root("rpi-1", "docker info --format '{{.ContainersRunning}}' || true") == "0", 60,
+               "the board's engine", every=1)  # fmt: skip
 
 
 def test_reset_gives_the_boards_back(lab):
     lab.play("playbooks/reset", confirm=True)
     for board in BOARDS:
-        left = "docker ps --all --quiet; docker images --format '{{ '{{.Repository}}' }}' | grep -v ^own/; ls /opt"
-        assert "flowerbed" not in (found := lab.boards.shell(board, f"{left}; true")) and "/" not in found, found
+        left = "docker ps --all --quiet; docker images --format '{{.Repository}}' | grep -v ^own/; ls /opt"
+        assert "flowerbed" not in (found := lab.boards.root(board, f"{left}; true")) and "/" not in found, found
     assert not any(lab.play("playbooks/reset", confirm=True)[1].values())
     assert lab.events("life", "round")

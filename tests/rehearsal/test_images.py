@@ -43,26 +43,22 @@ class Lab:
 
     def has(self, board: str, name: str) -> str:
         """Return the id of an image that a board has, or an empty text."""
-        return self.root(board, f"docker image inspect --format '{{{{.Id}}}}' {name} 2>/dev/null || true")
-
-    def root(self, board: str, command: str) -> str:
-        """Return what a command says on a board."""
-        return "\n".join(docker("exec", f"{self.boards.name}-{board}", "sh", "-c", command))
+        return self.boards.root(board, f"docker image inspect --format '{{{{.Id}}}}' {name} 2>/dev/null || true")
 
     def set_engine(self, board: str, **values: Any) -> None:
         """Set something in the configuration of a board's engine, as its owner would."""
-        document = json.loads(self.root(board, "cat /etc/docker/daemon.json")) | values
-        self.root(board, f"echo '{json.dumps(document)}' > /etc/docker/daemon.json; systemctl restart docker")
+        document = json.loads(self.boards.root(board, "cat /etc/docker/daemon.json")) | values
+        self.boards.root(board, f"echo '{json.dumps(document)}' > /etc/docker/daemon.json; systemctl restart docker")
 
     def wait_for_pull(self, board: str, name: str) -> None:
         """Wait until a board has more than 5 MB of an image, by its own word."""
 
         def under_way() -> bool:
-            told = self.root(board, "cat /run/flowerbed-image.json 2>/dev/null || echo '{}'")
+            told = self.boards.root(board, "cat /run/flowerbed-image.json 2>/dev/null || echo '{}'")
             found = re.search(re.escape(name) + r": (\d+) MB", json.loads(told).get("text", ""))
             return found is not None and int(found[1]) > 5
 
-        wait_until(under_way, 180, "MB")
+        wait_until(under_way, 180, "MB", every=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +106,7 @@ def test_an_image_by_its_digest(lab, source):
 def test_a_board_that_has_an_image_gives_it(lab):
     name = "test/given:1"
     lab.registry.publish(name, layers=1, size=4 * MB)
-    lab.root("jetson-4gb-1", f"docker pull {name}")
+    lab.boards.root("jetson-4gb-1", f"docker pull {name}")
     before = lab.registry.sent()
     done, _ = lab.bring(name, device_image_source="share")
     assert done.returncode == 0 and lab.registry.sent() == before, done.stdout
@@ -194,7 +190,7 @@ def test_a_board_without_room(lab):
     name, board = "test/large:1", "rpi-1"
     lab.registry.publish(name, layers=2, size=40 * MB)
     docker_stop, docker_start = "systemctl stop docker.socket docker", "systemctl start docker"
-    lab.root(board, f"{docker_stop}; mount -t tmpfs -o size=60m tmpfs /var/lib/docker; {docker_start}")
+    lab.boards.root(board, f"{docker_stop}; mount -t tmpfs -o size=60m tmpfs /var/lib/docker; {docker_start}")
     try:
         done, words = lab.bring(name, to=[board], device_image_space=4000)
         assert done.returncode
@@ -203,15 +199,15 @@ def test_a_board_without_room(lab):
         assert done.returncode
         assert re.search(rf"{board} ran out of disk when .* of {name} were there: remove", words), words
     finally:
-        lab.root(board, f"{docker_stop}; umount /var/lib/docker; {docker_start}")
+        lab.boards.root(board, f"{docker_stop}; umount /var/lib/docker; {docker_start}")
 
 
 def test_reset_removes_what_was_brought_and_nothing_else(lab):
     lab.registry.publish("test/owners:1", layers=1, size=MB)
-    lab.root("jetson-4gb-1", "docker pull test/owners:1")
+    lab.boards.root("jetson-4gb-1", "docker pull test/owners:1")
     done = lab.boards.play("roles/device_image/molecule/default/reset")
     assert done.returncode == 0, done.stdout
-    assert lab.root("rpi-1", "docker images --quiet") == ""
-    left = lab.root("jetson-4gb-1", "docker images --format '{{.Repository}}'").split()
+    assert lab.boards.root("rpi-1", "docker images --quiet") == ""
+    left = lab.boards.root("jetson-4gb-1", "docker images --format '{{.Repository}}'").split()
     assert sorted(left) == ["test/given", "test/owners"]
     assert not re.search(r"changed=[1-9]", lab.boards.play("roles/device_image/molecule/default/reset").stdout)
