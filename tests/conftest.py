@@ -7,8 +7,8 @@ import pytest
 
 # By far the longest, which begin first. The first of them makes the images that the other boards wait for.
 LONGEST = [
-    "rehearsal/test_images.py", "e2e/test_life.py", "e2e/test_superlink.py", "e2e/test_mistakes.py",
-    "rehearsal/test_molecule.py", "rehearsal/test_fleet.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
+    "rehearsal/test_images.py", "rehearsal/test_molecule.py", "e2e/test_life.py", "e2e/test_superlink.py",
+    "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
 ]  # fmt: skip
 
 
@@ -33,10 +33,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(LONGEST))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest begin first, and a file's tests run in one process, but for molecule's scenarios."""
+    """Let the longest begin first."""
     first = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get("/".join(item.path.parts[-2:]), len(LONGEST)))
-    for item in items:
-        if item.path.name != "test_molecule.py":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
