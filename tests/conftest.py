@@ -4,6 +4,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from xdist.workermanage import NodeManager
+
+# Ctrl-C reaches a test five seconds later, which then has ten to stop what it has deployed.
+NodeManager.EXIT_TIMEOUT = 20
 
 # By far the longest, which begin first. The first of them makes the images that the other boards wait for.
 LONGEST = [

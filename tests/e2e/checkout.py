@@ -1,5 +1,6 @@
 """A copy of this checkout with a small fleet of its own, driven the way its user does: through ansible-playbook."""
 
+import contextlib
 import json
 import os
 import re
@@ -100,7 +101,8 @@ class Checkout:
     """
 
     def __init__(self, groups: dict[str, str] = GROUPS) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
+        remove_leftovers()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"fb-{os.getpid()}-", dir="/tmp"))
         self.devices = list(groups.values())
         self.inventory = self.folder / "inventory" / "local"
         listed = subprocess.run(
@@ -162,19 +164,7 @@ class Checkout:
 
     def processes(self) -> dict[int, str]:
         """Return the command of every process that has to do with this checkout, by its id."""
-        mark = os.fsencode(self.folder)
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (process / "cmdline").read_bytes()
-                if (
-                    command
-                    and mark in command + (process / "environ").read_bytes() + os.readlink(process / "cwd").encode()
-                ):
-                    found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue  # gone by now
-        return found
+        return processes(self.folder)
 
     def programs(self) -> dict[tuple[str, str], int]:
         """Return the process id of every program that a supervisor of this checkout runs, by (host, program)."""
@@ -240,6 +230,30 @@ class Checkout:
     def model(self, experiment: str) -> dict[str, Any]:
         """Return the tensors of the last global model."""
         return tensors.unpack((self.folder / "runs" / experiment / "model/last.safetensors").read_bytes())
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """Return the command of every process that has to do with a folder, by its id."""
+    mark = os.fsencode(folder)
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            if command and mark in command + (process / "environ").read_bytes() + os.readlink(process / "cwd").encode():
+                found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # gone by now
+    return found
+
+
+def remove_leftovers() -> None:
+    """Remove the checkouts of tests that were killed, and end what runs in them."""
+    for folder in Path("/tmp").glob("fb-*-*"):
+        if folder.owner() == Path.home().owner() and not Path("/proc", folder.name.split("-")[1]).exists():
+            for pid in processes(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
