@@ -152,9 +152,7 @@ class Checkout:
         """Stop all that runs, and remove the folder."""
         if (self.folder / ".flowerbed").exists():
             self.begin("playbooks/stop").end()
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     # -- What runs ----------------------------------------------------------------------------------------------------
 
@@ -213,9 +211,13 @@ class Checkout:
     def begin_slow_run(self, experiment: str, **extra: Any) -> Playing:
         """Start a run whose devices will not be done for a minute; return when they all train."""
         running = self.begin("run_round", experiment=experiment, rounds=2, fl_config={"seconds": 60}, **extra)
+        self.wait_for_training(running)
+        return running
+
+    def wait_for_training(self, running: Playing) -> None:
+        """Wait until all devices train for a run, which must not have ended."""
         until(lambda: self.busy() == self.devices or running.process.poll() is not None, 90, "training on all devices")
         assert running.process.poll() is None, running.text
-        return running
 
     def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
         """Return the events of one kind."""
@@ -246,14 +248,19 @@ def processes(folder: Path) -> dict[int, str]:
     return found
 
 
+def remove(folder: Path) -> None:
+    """End all that runs in a folder, and remove it."""
+    for pid in processes(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_leftovers() -> None:
     """Remove the checkouts of tests that were killed, and end what runs in them."""
     for folder in Path("/tmp").glob("fb-*-*"):
         if folder.owner() == Path.home().owner() and not Path("/proc", folder.name.split("-")[1]).exists():
-            for pid in processes(folder):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str) -> None:

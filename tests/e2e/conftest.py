@@ -1,5 +1,6 @@
 """What the end-to-end tests share."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +10,5 @@ from checkout import Checkout
 @pytest.fixture(scope="module")
 def garden() -> Iterator[Checkout]:
     """A checkout of the module's own; nothing is deployed yet."""
-    garden = Checkout()
-    try:
+    with contextlib.closing(Checkout()) as garden:
         yield garden
-    finally:
-        garden.close()

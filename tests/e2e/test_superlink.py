@@ -1,12 +1,13 @@
 """Runs on Flower's deployment engine: parts of it are killed, it is interrupted, and it gives what a stream gives."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from checkout import Checkout, Playing, needs_superlink, until
+from checkout import Checkout, needs_superlink, until
 
 pytestmark = [pytest.mark.e2e, needs_superlink]
 
@@ -14,17 +15,9 @@ pytestmark = [pytest.mark.e2e, needs_superlink]
 @pytest.fixture(scope="module")
 def garden() -> Iterator[Checkout]:
     """A checkout with two devices: each starts Flower's programs anew for every message."""
-    garden = Checkout({"rpi": "rpi-1", "jetson_4gb": "jetson-4gb-1"})
-    garden.set_variables(fl_link="superlink")
-    try:
+    with contextlib.closing(Checkout({"rpi": "rpi-1", "jetson_4gb": "jetson-4gb-1"})) as garden:
+        garden.set_variables(fl_link="superlink")
         yield garden
-    finally:
-        garden.close()
-
-
-def wait_for_training(garden: Checkout, running: Playing) -> None:
-    until(lambda: garden.busy() == garden.devices or running.process.poll() is not None, 90, "training on all devices")
-    assert running.process.poll() is None, running.text
 
 
 def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
@@ -39,14 +32,14 @@ def test_a_supernode_killed_then_the_superlink_then_ctrl_c_and_no_finished_round
     hold = garden.folder / "hold"
     hold.touch()
     running = garden.begin("run_round", experiment="killed", rounds=2, fl_config={"hold": str(hold)})
-    wait_for_training(garden, running)
+    garden.wait_for_training(running)
     garden.kill("rpi-1", "client")
     hold.unlink()
     until(lambda: not garden.busy(), 30, "round 1 to be trained")
     hold.touch()
     until(lambda: garden.rounds("killed") == [1], 150, "round 1 without rpi-1")  # Flower notices it after a minute
 
-    wait_for_training(garden, running)
+    garden.wait_for_training(running)
     garden.kill("server", "server")
     played = running.end()
     assert played.status != 0 and "did not finish the run" in played.words and "run again to go on" in played.words
@@ -54,7 +47,7 @@ def test_a_supernode_killed_then_the_superlink_then_ctrl_c_and_no_finished_round
     assert garden.rounds("killed") == [1]
 
     running = garden.begin("run_round", experiment="killed", fl_config={"hold": str(hold)})
-    wait_for_training(garden, running)
+    garden.wait_for_training(running)
     running.press_ctrl_c()
     until(lambda: not garden.busy(), 60, "the devices to stop")
     running.end()

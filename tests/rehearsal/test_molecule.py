@@ -30,8 +30,10 @@ def test_scenario(role, tmp_path):
         scenario = subprocess.Popen(
             command, cwd=ROOT / "roles" / role, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-        begun = lambda: scenario.poll() is not None or docker("ps", "--quiet", "--filter", label)  # noqa: E731
-        wait_until(begun, 1200, "the scenario's images", every=1)
+        wait_until(
+            lambda: scenario.poll() is not None or docker("ps", "--quiet", "--filter", label), 1200,
+            "the scenario's images", every=1,
+        )  # fmt: skip
     scenario.wait()
     failure, *_ = (tmp_path / "log").read_text().partition("An error occurred during the test sequence")
     assert scenario.returncode == 0, "\n".join(failure.splitlines()[-LINES:])  # what follows it cleans up
