@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from .. import tensors
+from . import compiler
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
@@ -54,6 +55,7 @@ class Worker:
             import torch
 
             self._torch = torch
+            compiler.leave_out()
             torch.set_num_threads(int(self.config.get("threads", 1)))
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._task = tasks.load(self.config["task"])
@@ -61,10 +63,6 @@ class Worker:
                 self.train_data, self.heldout_data = self._load_data()
             classes = getattr(self.train_data, "classes", None)
             self.facts.update(torch=torch.__version__, device=str(self._device), classes=classes)
-            # The first optimizer imports much of torch (torch._dynamo): now, not in the first round.
-            optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-            optimizer.zero_grad()
-            optimizer.step()
             self.ready = True
         except ImportError as error:
             self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
