@@ -42,6 +42,8 @@ else:
 class StreamGrid(Grid):
     """The devices connected to `address` (host:port). `devices` are the names that may connect; ids follow them."""
 
+    waits = True  # pull_messages returns when there is something, not at once
+
     def __init__(self, address: str, devices: list[str]) -> None:
         self.names = {index + 1: name for index, name in enumerate(devices)}
         self._ids = {name: node for node, name in self.names.items()}

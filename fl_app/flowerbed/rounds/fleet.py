@@ -106,11 +106,14 @@ class Fleet:
         deadline = started + seconds + GRACE_SECONDS
         while waiting and time.monotonic() < deadline:
             arrived = list(self._grid.pull_messages(list(waiting)))
+            now = time.monotonic()
             for message in arrived:
                 node = waiting.pop(message.metadata.reply_to_message_id)
-                replies[node] = _read(message, time.monotonic() - started, seconds)
-            if not arrived:
-                self._pause(POLL_SECONDS)
+                replies[node] = _read(message, now - started, seconds)
+            if arrived or getattr(self._grid, "waits", False):
+                self.check_stop()
+            else:  # every look costs a SuperLink something: the longer it takes, the less often it is asked
+                self._pause(min(max(POLL_SECONDS, (now - started) / 50), 1))
         for node in waiting.values():
             replies[node] = Reply(b"", {}, f"it did not answer within {seconds:g} s", seconds, late=True)
         return replies
