@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport ANSIBLE_INVENTORY
 
 # Several files of tests at a time, see tests/conftest.py
-PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses auto --no-loadscope-reorder
 
 .PHONY: help demo stop test test-all test-arm64 lint lock .venv .venv-dev
 

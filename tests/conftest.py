@@ -4,16 +4,25 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager
 
 # Ctrl-C reaches a test five seconds later, which then has ten to stop what it has deployed.
 NodeManager.EXIT_TIMEOUT = 20
 
-# By far the longest, which begin first. The first of them makes the images that the other boards wait for.
+# By far the longest, which begin first: one that makes the images of boards, and until they are there, those without.
 LONGEST = [
-    "rehearsal/test_images.py", "rehearsal/test_molecule.py", "e2e/test_life.py", "e2e/test_superlink.py",
-    "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
+    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py",
+    "rehearsal/test_fleet.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
 ]  # fmt: skip
+
+
+class Files(LoadFileScheduling):
+    """Each worker gets a file at a time, of molecule's scenarios one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "/test_molecule.py" in nodeid else super()._split_scope(nodeid)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +44,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many files of tests run at a time: most of them wait for boards and processes most of their time."""
     only = config.args[0].partition("::")[0] if len(config.args) == 1 else ""
     return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(LONGEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
+    """Return who hands out the tests."""
+    return Files(config, log)
 
 
 @pytest.hookimpl(trylast=True)

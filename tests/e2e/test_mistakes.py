@@ -29,13 +29,13 @@ def test_weights_and_a_task_that_make_no_sense_are_refused_before_anything_happe
     before = garden.programs()
     (garden.folder / "half_task.py").write_text("def build_model(c): ...\ndef train(m, d, c): ...\nload_data = print\n")
     mistakes = [
-        ({"fl_weight": -1}, "fl_weight on the command line is -1, but must be examples, uniform or a number"),
-        ({"fl_weight": 0}, "fl_weight on the command line is 0 for every device: give at least one"),
-        ({"fl_task": "half_task.py"}, "fl_task on the command line is half_task.py, which lacks evaluate:"),
+        ("deploy", "fl_weight", -1, "is -1, but must be examples, uniform or a number"),
+        ("run_round", "fl_weight", 0, "is 0 for every device: give at least one"),
+        ("deploy", "fl_task", "half_task.py", "is half_task.py, which lacks evaluate:"),
     ]
-    for extra, sentence in mistakes:
-        for playbook in ("deploy", "run_round"):
-            assert f"because of 1 problem: - {sentence}" in refused(garden, playbook, **extra)
+    for playbook, name, value, sentence in mistakes:
+        words = refused(garden, playbook, **{name: value})
+        assert f"because of 1 problem: - {name} on the command line {sentence}" in words
     garden.set_variables("rpi", fl_weight=0.5)
     try:
         words = refused(garden, "run_round")

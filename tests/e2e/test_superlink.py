@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from checkout import Checkout, needs_superlink, until
+from checkout import TWO_GROUPS, Checkout, needs_superlink, until
 
 pytestmark = [pytest.mark.e2e, needs_superlink]
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, needs_superlink]
 @pytest.fixture(scope="module")
 def garden() -> Iterator[Checkout]:
     """A checkout with two devices: each starts Flower's programs anew for every message."""
-    with contextlib.closing(Checkout({"rpi": "rpi-1", "jetson_4gb": "jetson-4gb-1"})) as garden:
+    with contextlib.closing(Checkout(TWO_GROUPS)) as garden:
         garden.set_variables(fl_link="superlink")
         yield garden
 

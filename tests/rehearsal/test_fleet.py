@@ -191,16 +191,13 @@ def test_a_board_that_leaves_the_inventory_is_named(lab):
         assert lab.events("smaller", "round")[0]["clients_asked"] == 2
     finally:
         hosts.write_text(original)
-    lab.play("deploy")
-    lab.play("run_round", experiment="larger")
-    assert lab.events("larger", "round")[0]["clients_answered"] == 3
 
 
-def test_both_links_give_the_same_model(lab):
-    lab.play("run_round", rounds=2, experiment="on-stream")
+def test_a_board_that_joins_takes_part_and_the_other_link_gives_the_same_model(lab):
     lab.play("deploy", fl_link="superlink")
     lab.play("run_round", rounds=2, experiment="on-superlink", fl_link="superlink")
-    models = [(lab.runs / name / "model/last.safetensors").read_bytes() for name in ("on-stream", "on-superlink")]
+    assert [event["clients_answered"] for event in lab.events("on-superlink", "round")] == [3, 3]
+    models = [(lab.runs / name / "model/last.safetensors").read_bytes() for name in ("life", "on-superlink")]
     stream, superlink = map(tensors.unpack, models)
     assert all((stream[name] == superlink[name]).all() for name in stream)
 

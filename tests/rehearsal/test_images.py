@@ -100,7 +100,7 @@ def test_an_image_by_its_digest(lab, source):
     assert done.returncode == 0, done.stdout
     assert lab.registry.sent() - before < 1.01 * size
     assert all(lab.has(board, name) for board in BOARDS)
-    assert TASK not in lab.bring(name, device_image_source=source)[1]
+    assert TASK not in lab.bring(name, to=BOARDS[:1], device_image_source=source)[1]
 
 
 def test_a_board_that_has_an_image_gives_it(lab):
@@ -118,7 +118,7 @@ def test_where_no_mirror_can_be_it_says_why_and_shares(lab):
     _, size = lab.registry.publish(name, layers=1, size=4 * MB)
     before = lab.registry.sent()
     with socket.create_server((SERVER, 5000)):
-        done, words = lab.bring(name, device_image_source="mirror")
+        done, words = lab.bring(name, to=BOARDS[:1], device_image_source="mirror")
         assert done.returncode and "device_image_source is mirror, but a mirror cannot run on this machine (" in words
         done, words = lab.bring(name)
     assert done.returncode == 0, done.stdout
@@ -132,7 +132,7 @@ def test_an_image_that_does_not_exist(lab):
         done, words = lab.bring("test/none:1", device_image_source=source)
         assert done.returncode
         assert re.search(r"\S+-\d cannot pull test/none:1: the registry has no such image", words), words
-    done, words = lab.bring("Test/None:1")
+    done, words = lab.bring("Test/None:1", to=BOARDS[:1])
     assert done.returncode
     assert re.search(r"\S+-\d is to have the image Test/None:1, but no image can be called that", words), words
 
@@ -140,7 +140,7 @@ def test_an_image_that_does_not_exist(lab):
 def test_an_image_for_another_processor(lab):
     lab.registry.publish("test/arm:1", layers=1, size=MB, architecture="arm64")
     before = lab.registry.sent()
-    done, words = lab.bring("test/arm:1")
+    done, words = lab.bring("test/arm:1", to=BOARDS[:1])
     assert done.returncode
     assert re.search(r"\S+-\d is amd64, and the image test/arm:1 is there for arm64 only: choose one for amd64", words)
     assert lab.registry.sent() - before < MB and not lab.has("rpi-1", "test/arm:1")

@@ -35,7 +35,7 @@ def python36() -> str:
     if not (CACHE / "complete").exists():
         subprocess.run([base, "-m", "venv", "--clear", str(CACHE)], check=True)
         made = subprocess.run(
-            [python, "-m", "pip", "install", "-q", "--no-cache-dir", "--timeout", "60", *PINS],
+            [python, "-m", "pip", "install", "-q", "--no-compile", "--no-cache-dir", "--timeout", "60", *PINS],
             capture_output=True, text=True,
         )  # fmt: skip
         if made.returncode:
