@@ -20,7 +20,8 @@ from flowerbed.client.stream import CHANNEL_OPTIONS
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.server import control
 
-# The default task, held up as long as a file of that name lies in the device's folder: `train-2` holds up round 2.
+# The default task, held up as long as a file of that name lies in the device's folder: `train-2` holds up round 2. Once
+# it is, there is a file held-up.
 TASK = (
     fleet.TASK.read_text()
     + """
@@ -30,6 +31,7 @@ _train, _evaluate = train, evaluate
 def _held_up(function, config):
     import os, time
     while os.path.exists("%s-%d" % (function, config["round"])):
+        open("held-up", "w").close()
         time.sleep(0.02)
 
 
@@ -63,7 +65,13 @@ def whole(pair):
 
 
 def hold(pair, host, what):
+    (pair.folder / host / "held-up").unlink(missing_ok=True)
     (pair.folder / host / what).touch()
+
+
+def wait_held_up(pair, host):
+    """Wait until a trainer is held up: that the server's is busy may mean that it makes the first model."""
+    fleet.wait_until((pair.folder / host / "held-up").exists, 30, f"{host} to be held up")
 
 
 def release(pair, *hosts):
@@ -179,7 +187,7 @@ def test_an_impatient_user_gets_one_sentence(pair):
 def test_a_run_is_stopped_while_the_server_evaluates(pair):
     hold(pair, "server", "evaluate-1")
     run = pair.begin("judged")
-    pair.wait_busy("server")
+    wait_held_up(pair, "server")
     run.send_signal(signal.SIGINT)
     assert run.wait(10) == 130
     pair.wait_idle("server")
@@ -200,7 +208,7 @@ def test_a_run_is_stopped_while_it_waits_for_the_server_s_own_trainer(pair):
 def test_a_round_goes_on_without_the_server_s_own_evaluation(pair):
     hold(pair, "server", "evaluate-1")
     run = pair.begin("unjudged")
-    pair.wait_busy("server")
+    wait_held_up(pair, "server")
     pair.signal("server", "trainer")
     assert run.wait(60) == 0
     [event] = pair.events("unjudged", "round")
