@@ -1,11 +1,12 @@
 # Recipes get the user's PYTHON and PIP_ARGS, our own programs first on PATH, and settings that must not lead Ansible
 # astray: it refuses a locale that isn't UTF-8, ignores ansible.cfg in a folder anyone can write to, and would take
-# another inventory from the environment.
+# another inventory from the environment. What is in .venv is compiled when it is first imported, so that must be kept.
 export PYTHON PIP_ARGS
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export LC_ALL := C.UTF-8
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport ANSIBLE_INVENTORY
+unexport PYTHONDONTWRITEBYTECODE
 
 # Several files of tests at a time, see tests/conftest.py
 PARALLEL := --numprocesses auto --no-loadscope-reorder
