@@ -121,6 +121,19 @@ def test_only_what_the_public_registry_could_have_gets_a_stand_in(name, stands):
     assert (name in rehearsal.published([board], "flwr/supernode:1", "c0de", "")) == stands
 
 
+def test_a_registry_that_has_more_than_is_wanted_will_do():
+    images = [
+        {"RepoTags": ["flowerbed-rehearsal/registry:old-1"], "Labels": {"flowerbed.held": "rpi:1=a jetson:1=b"}},
+        {"RepoTags": None, "Labels": {"flowerbed.held": "rpi:1=a jetson:1=b"}},
+        {"RepoTags": ["flowerbed-rehearsal/registry:new-2"], "Labels": {"flowerbed.held": "jetson:1=b rpi:1=a"}},
+    ]
+    name = "flowerbed-rehearsal/registry:new"
+    for held in ("rpi:1=a", "rpi:1=a jetson:1=b"):
+        assert rehearsal.filled(images, name, held) == f"{name}-2"
+    other = rehearsal.filled(images, name, "rpi:1=c")
+    assert other.startswith(f"{name}-") and other not in (f"{name}-2", rehearsal.filled(images, name, "rpi:1=d"))
+
+
 def test_an_inventory_without_devices_is_refused():
     with pytest.raises(AnsibleFilterError, match="no group devices with hosts"):
         rehearsal.fleet({"_meta": {"hostvars": {}}, "all": {"children": ["ungrouped"]}}, SHAPES, {}, NET, "r")
