@@ -1,9 +1,8 @@
 """Who gets which examples: Flower's own partitioners over a shuffled table of labels."""
 
-import os
-import tempfile
+import sys
+import types
 import warnings
-from unittest import mock
 
 import numpy as np
 
@@ -37,10 +36,10 @@ def partition(labels: np.ndarray, config: Config) -> list[np.ndarray]:
 
 
 def _partition(indices: np.ndarray, labels: np.ndarray, config: Config) -> list[np.ndarray]:
-    # Flower's package imports matplotlib, which leaves its list of fonts in the user's home.
-    with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(os.environ, MPLCONFIGDIR=scratch):
-        from datasets import Dataset
-        from flwr_datasets import partitioner as flower
+    # Half of its import is matplotlib, for pictures, which leaves a list of fonts in the user's home, too.
+    sys.modules.setdefault("flwr_datasets.visualization", types.ModuleType("flwr_datasets.visualization"))
+    from datasets import Dataset
+    from flwr_datasets import partitioner as flower
 
     devices = config.devices
     if config.partition == "iid":
