@@ -1,7 +1,9 @@
 """Every strategy that can be chosen: interrupted, exchanged for another between two runs, and given bad arguments."""
 
+import gc
 import itertools
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +18,15 @@ from flowerbed.rounds.strategy import Aggregation, names
 BUFFERS = {"bn.running_var", "bn.num_batches_tracked"}
 NAMES = names()
 ARGUMENTS = {"FedAvgM": {"server_momentum": 0.9}, "QFedAvg": {"client_learning_rate": 0.1}}  # others need none
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """What is there already does not count when Flower collects garbage, as in a run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def state(seed: int) -> dict[str, np.ndarray]:

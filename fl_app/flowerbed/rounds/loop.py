@@ -5,6 +5,7 @@ from their updates, weighted by p_m.
 """
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -31,6 +32,8 @@ log = logging.getLogger("flowerbed.rounds")
 def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
     """Do the run and return a sentence about it. Raises RunFailed or RunStopped; what was finished stays on disk."""
     experiment = Experiment(run)
+    gc.collect()
+    gc.freeze()  # Flower collects garbage for each update that it unpacks: not among all that is imported, too
     try:
         with contextlib.closing(_Run(grid, run, experiment, stop)) as work:
             message = work.all_rounds()
