@@ -11,9 +11,10 @@ from xdist.workermanage import NodeManager
 # Ctrl-C reaches a test five seconds later, which then has ten to stop what it has deployed.
 NodeManager.EXIT_TIMEOUT = 20
 
-# By far the longest, which begin first: one that makes the images of boards, and until they are there, those without.
-LONGEST = [
-    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py",
+# The order of files, by the ends of their names: one that makes the images of boards; what needs none, the longest of
+# it first; then, when the images are there, the others with boards.
+ORDER = [
+    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py", ".py",
     "rehearsal/test_fleet.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
 ]  # fmt: skip
 
@@ -43,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many files of tests run at a time: most of them wait for boards and processes most of their time."""
     only = config.args[0].partition("::")[0] if len(config.args) == 1 else ""
-    return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(LONGEST))
+    return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(ORDER))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
@@ -53,6 +54,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest begin first."""
-    first = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: first.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+    """Bring the tests in order."""
+
+    def place(item: pytest.Item) -> int:
+        name = "/".join(item.path.parts[-2:])
+        return ORDER.index(name) if name in ORDER else ORDER.index(".py")
+
+    items.sort(key=place)
