@@ -11,10 +11,11 @@ from xdist.workermanage import NodeManager
 # Ctrl-C reaches a test five seconds later, which then has ten to stop what it has deployed.
 NodeManager.EXIT_TIMEOUT = 20
 
-# The order of files, by the ends of their names: one that makes the images of boards; what needs none, the longest of
-# it first; then, when the images are there, the others with boards.
+OTHERS = "all other files"
+# The order of files: one that makes the images of boards; what needs none, the longest of it first; then, when the
+# images are there, the others with boards.
 ORDER = [
-    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py", ".py",
+    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py", OTHERS,
     "rehearsal/test_fleet.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
 ]  # fmt: skip
 
@@ -58,6 +59,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> int:
         name = "/".join(item.path.parts[-2:])
-        return ORDER.index(name) if name in ORDER else ORDER.index(".py")
+        return ORDER.index(name if name in ORDER else OTHERS)
 
     items.sort(key=place)

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 GROUPS = {"rpi": "rpi-1", "jetson_2gb": "jetson-2gb-1", "jetson_4gb": "jetson-4gb-1"}
 TWO_GROUPS = {"rpi": "rpi-1", "jetson_4gb": "jetson-4gb-1"}
-DEVICES = list(GROUPS.values())
 needs_superlink = pytest.mark.skipif(sys.version_info < (3, 11), reason="the superlink link needs Python 3.11 or 3.12")
 TEST_TASK = """
 

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from checkout import Checkout
+from checkout import GROUPS, Checkout
 
 
 @pytest.fixture(scope="module")
-def garden() -> Iterator[Checkout]:
-    """A checkout of the module's own; nothing is deployed yet."""
-    with contextlib.closing(Checkout()) as garden:
+def garden(request: pytest.FixtureRequest) -> Iterator[Checkout]:
+    """A checkout of the module's own, with a device of each of its GROUPS; nothing is deployed yet."""
+    with contextlib.closing(Checkout(getattr(request.module, "GROUPS", GROUPS))) as garden:
         yield garden

@@ -1,21 +1,13 @@
 """The life of a small fleet on the local inventory, through the playbooks its user calls."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
-from checkout import TWO_GROUPS, Checkout, until
+from checkout import TWO_GROUPS, until
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def garden() -> Iterator[Checkout]:
-    """A checkout with two devices; nothing is deployed yet."""
-    with contextlib.closing(Checkout(TWO_GROUPS)) as garden:
-        yield garden
+GROUPS = TWO_GROUPS
 
 
 def test_a_check_on_a_clean_machine_leaves_nothing_behind(garden):

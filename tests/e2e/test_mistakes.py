@@ -7,7 +7,7 @@ import socket
 
 import numpy as np
 import pytest
-from checkout import DEVICES, Checkout
+from checkout import Checkout
 
 import images
 
@@ -57,7 +57,7 @@ def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):
 
 def test_a_task_that_fails_while_it_trains_is_told_for_every_device(garden):
     words = refused(garden, "run_round", experiment="broken", fl_config={"fail": True})
-    for device in DEVICES:
+    for device in garden.devices:
         assert f"{device} gave no update: train of the task failed: RuntimeError: the sensor is unplugged" in words
     assert garden.rounds("broken") == []
     assert "test_task.py" not in words and "task.py" in (garden.folder / "runs/broken/logs/run.log").read_text()
@@ -78,14 +78,14 @@ def test_a_corrupt_image_is_named_and_the_fleet_stays_as_it_was(garden):
 
 
 def remove_photos(garden: Checkout) -> None:
-    for device in DEVICES:
+    for device in garden.devices:
         shutil.rmtree(garden.home(device) / "photos", ignore_errors=True)
 
 
 def place_photos(garden: Checkout) -> None:
     """Lay data on every device: rpi-1 has dogs only."""
     remove_photos(garden)
-    for device in DEVICES:
+    for device in garden.devices:
         folder = garden.home(device) / "photos"
         images.write(folder, ["dog"] if device == "rpi-1" else ["cat", "dog"], 10)
         (folder / "classes.txt").write_text("cat\ndog\n")
@@ -104,10 +104,10 @@ def test_data_that_lies_on_the_devices_once_it_does(garden):
     place_photos(garden)
     garden.play("deploy", **data)
     words = refused(garden, "run_round", experiment="too-few-classes", **data, fl_config={"channels": 3, "classes": 1})
-    assert all(f"{device} gave no update:" in words for device in DEVICES)
+    assert all(f"{device} gave no update:" in words for device in garden.devices)
     garden.check("on-device", **data, **PHOTOS)
     said = {event["device"]: event for event in garden.events("on-device", "device")}
-    assert [(said[device]["examples"], said[device]["heldout_examples"]) for device in DEVICES] == [
+    assert [(said[device]["examples"], said[device]["heldout_examples"]) for device in garden.devices] == [
         (9, 1), (18, 2), (18, 2)
     ]  # fmt: skip
     assert garden.events("on-device", "round")[0]["accuracy"] is not None

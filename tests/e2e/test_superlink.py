@@ -1,23 +1,21 @@
 """Runs on Flower's deployment engine: parts of it are killed, it is interrupted, and it gives what a stream gives."""
 
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from checkout import TWO_GROUPS, Checkout, needs_superlink, until
 
 pytestmark = [pytest.mark.e2e, needs_superlink]
+GROUPS = TWO_GROUPS  # each device starts Flower's programs anew for every message
 
 
 @pytest.fixture(scope="module")
-def garden() -> Iterator[Checkout]:
-    """A checkout with two devices: each starts Flower's programs anew for every message."""
-    with contextlib.closing(Checkout(TWO_GROUPS)) as garden:
-        garden.set_variables(fl_link="superlink")
-        yield garden
+def garden(garden: Checkout) -> Checkout:
+    """A checkout of that link."""
+    garden.set_variables(fl_link="superlink")
+    return garden
 
 
 def test_a_port_in_use_is_told_with_the_process_that_has_it(garden):

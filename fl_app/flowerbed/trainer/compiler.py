@@ -4,7 +4,6 @@ torch.optim imports torch._dynamo for two functions that do nothing outside of c
 (torch/optim/optimizer.py, torch/_compile.py).
 """
 
-import importlib
 import importlib.util
 import sys
 import types

@@ -134,11 +134,11 @@ def stand_in_builds(names: dict[str, str], python: str, python36: str, pins: dic
 def filled(images: list[dict[str, Any]], name: str, held: str) -> str:
     """Return the name of the image of a registry, which is `name` when it is empty, that has all images of `held`.
 
-    `held` is what the label flowerbed.held says of such an image. One of the engine's `images`, as docker_host_info
-    lists them, may have more than that; else it is a new one.
+    `held` is what the label flowerbed.held says of such an image. One of `images`, those of the engine with that label
+    as docker_host_info lists them, may have more than that; else it is a new one.
     """
     for image in images:
-        if set(held.split()) <= set(image["Labels"].get("flowerbed.held", "").split()):
+        if set(held.split()) <= set(image["Labels"]["flowerbed.held"].split()):
             for tag in image["RepoTags"] or []:
                 if tag.startswith(f"{name}-"):
                     return tag
