@@ -1,6 +1,7 @@
 """A copy of this checkout with a small fleet of its own, driven the way its user does: through ansible-playbook."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -101,7 +102,7 @@ class Checkout:
 
     def __init__(self, groups: dict[str, str] = GROUPS) -> None:
         remove_leftovers()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"fb-{os.getpid()}-", dir="/tmp"))
+        self.folder = make_folder()
         self.devices = list(groups.values())
         self.inventory = self.folder / "inventory" / "local"
         listed = subprocess.run(
@@ -231,6 +232,22 @@ class Checkout:
     def model(self, experiment: str) -> dict[str, Any]:
         """Return the tensors of the last global model."""
         return tensors.unpack((self.folder / "runs" / experiment / "model/last.safetensors").read_bytes())
+
+
+def make_folder() -> Path:
+    """Make a folder for a checkout that has its ports to itself."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"fb-{os.getpid()}-", dir="/tmp"))
+        others = {ROOT, *folder.parent.glob("fb-*")} - {folder}
+        if server_port(folder) not in map(server_port, others):
+            return folder
+        folder.rmdir()
+
+
+def server_port(checkout: Path) -> int:
+    """Return what inventory/local makes of a checkout's path: one of 300 ports, so some paths have the same."""
+    digest = hashlib.sha256(str(checkout / "inventory/local").encode()).hexdigest()
+    return 20000 + 40 * (int(digest[:8], base=16) % 300)
 
 
 def processes(folder: Path) -> dict[int, str]:
