@@ -232,6 +232,9 @@ def parse() -> argparse.Namespace:
         parser.error(f"--boards are numbers, --extra is JSON: {error}")
     if options.boards[0] < 3 or options.boards[-1] > 200:
         parser.error("--boards are at least 3, one of each group, and at most 200")
+    fleets = {str(options.inventory)} if options.inventory else {*map(str, options.boards)}
+    if unknown := options.baseline - {"all", "none"} - fleets:
+        parser.error(f"--baseline {','.join(sorted(unknown))}: give all, none, or some of {','.join(sorted(fleets))}")
     if "=" not in options.change:
         parser.error(f"--change {options.change}: give NAME=VALUE")
     if options.inventory and not options.inventory.exists():

@@ -34,7 +34,7 @@ def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, **chang
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
         "board_answer": reach or ({"msg": "Missing sudo password"} if sudo else found),
         "board_plain": found if sudo else {"skipped": True},
-        "preflight_images": ["rpi:1.4"] if runtime == "docker" else [],
+        "preflight_lacking": ["rpi:1.4"] if runtime == "docker" else [],
     }  # fmt: skip
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)

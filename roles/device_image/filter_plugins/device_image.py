@@ -62,4 +62,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"device_image_wrong": wrong, "device_image_missing": missing, "device_image_shares": shares}
+        return {
+            "device_image_name": familiar, "device_image_wrong": wrong, "device_image_missing": missing,
+            "device_image_shares": shares,
+        }  # fmt: skip

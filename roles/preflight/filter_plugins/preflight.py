@@ -127,7 +127,7 @@ def clock(device: Device) -> Finding:
 def disk(device: Device) -> Finding:
     """Judge the space that is left, where the images go in the docker runtime."""
     free = device.facts["free"]
-    need = device.bounds["disk_docker"] if missing_images(device) else device.bounds["disk"]
+    need = device.bounds["disk_docker"] if device.facts["lacking"] else device.bounds["disk"]
     if device.docker:
         free = min(free, device.facts["docker"]["free"])
     word = f"{free / 1e9:.1f} GB"
@@ -185,18 +185,12 @@ def nvidia(device: Device) -> Finding:
                                "nvidia-container-runtime")  # fmt: skip
 
 
-def missing_images(device: Device) -> list[str]:
-    """Return the images that a device in the docker runtime is to have and has not."""
-    found = device.facts["docker"].get("images", {})
-    return [image for image in device.wanted["images"] if image not in found]
-
-
 def images(device: Device) -> Finding:
     """Show whether the images are there; to bring them is part of a deployment."""
     if not device.docker:
         return Finding(NONE, "-")
-    missing = missing_images(device)
-    return Finding(NONE, f"{len(missing)} to pull") if missing else Finding(OK, "yes")
+    lacking = len(device.facts["lacking"])
+    return Finding(NONE, f"{lacking} to pull") if lacking else Finding(OK, "yes")
 
 
 def cgroup(device: Device) -> Finding:
@@ -269,7 +263,7 @@ def judge(
     for name in hosts:
         own, variables = hostvars[name], fleet[name]
         wanted = {
-            "runtime": variables["fl_runtime"], "groups": own["group_names"], "images": own["preflight_images"],
+            "runtime": variables["fl_runtime"], "groups": own["group_names"],
             "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
             "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
         }  # fmt: skip
@@ -283,6 +277,7 @@ def judge(
             **facts,
             "sudo": "board" in as_root,
             "said": str(as_root.get("msg", "")),
+            "lacking": own["preflight_lacking"],
             "offset": _offset(facts, end),
         }
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
