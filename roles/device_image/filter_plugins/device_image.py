@@ -19,9 +19,9 @@ def wrong(names: list[str]) -> list[str]:
 
 def familiar(name: str) -> str:
     """Return an image's name as Docker lists it: with its digest or else its tag. What is no name stays as it is."""
-    found = NAME.fullmatch(name)
+    found = NAME.fullmatch(str(name))
     if not found:
-        return name
+        return str(name)
     repository = found["repository"].removeprefix("docker.io/").removeprefix("library/")
     return repository + (found["digest"] or found["tag"] or ":latest")
 
@@ -34,7 +34,7 @@ def is_public(name: str) -> bool:
 
 def missing(names: list[str], images: dict[str, str]) -> list[str]:
     """Return those of `names` that are not among an engine's images."""
-    return [name for name in dict.fromkeys(familiar(str(name)) for name in names) if name not in images]
+    return [name for name in dict.fromkeys(map(familiar, names)) if name not in images]
 
 
 def shares(hostvars: Any, hosts: list[str], mirrored: bool) -> list[dict[str, Any]]:
