@@ -20,6 +20,7 @@ def test_two_checkouts_deployed_and_run_at_the_same_time():
                 played = playing.end()
                 assert played.status == 0, played.text
         assert [garden.rounds("local") for garden in gardens] == [[1], [1]]
-        for garden in gardens:
-            server = json.loads((garden.home("server") / "server.json").read_text())
-            assert server["address"] == f"127.0.0.1:{server_port(garden.folder)}"
+        servers = [json.loads((garden.home("server") / "server.json").read_text()) for garden in gardens]
+        addresses = [server["address"] for server in servers]
+        assert addresses == [f"127.0.0.1:{server_port(garden.folder)}" for garden in gardens]
+        assert len({*addresses}) == 2
