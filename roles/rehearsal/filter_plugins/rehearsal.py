@@ -137,12 +137,9 @@ def filled(images: list[dict[str, Any]], name: str, held: str) -> str:
     `held` is what the label flowerbed.held says of such an image. One of `images`, those of the engine with that label
     as docker_host_info lists them, may have more than that; else it is a new one.
     """
-    for image in images:
-        if set(held.split()) <= set(image["Labels"]["flowerbed.held"].split()):
-            for tag in image["RepoTags"] or []:
-                if tag.startswith(f"{name}-"):
-                    return tag
-    return f"{name}-{hashlib.sha256(held.encode()).hexdigest()[:12]}"
+    enough = [image for image in images if set(held.split()) <= set(image["Labels"]["flowerbed.held"].split())]
+    tags = [tag for image in enough for tag in image["RepoTags"] or [] if tag.startswith(f"{name}-")]
+    return tags[0] if tags else f"{name}-{hashlib.sha256(held.encode()).hexdigest()[:12]}"
 
 
 def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: dict[str, Any]) -> dict[str, Any]:
