@@ -1,0 +1,38 @@
+"""Words from outside (devices, their tasks, names of files), made fit for a terminal, a log and an event.
+
+They may hold anything: terminal escapes, line breaks that forge a line of a log, megabytes. So they are cleaned where
+they come in. Runs on a device's Python, too (3.6).
+"""
+
+import re
+import unicodedata
+
+LONGEST = 300  # characters of a sentence
+MOST = 200  # entries of a list or an object
+DEEPEST = 4
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# Control and format characters (bidirectional ones reorder a line), half surrogates, line and paragraph separators
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def clean(value, longest=LONGEST):
+    """Return `value` as one line of printable text, cut to `longest` characters; runs of what is not become a space."""
+    text = value if isinstance(value, str) else str(value)
+    text = text[: 20 * longest]  # escapes and blanks go; what is far beyond the end need not be looked at
+    text = _ESCAPE.sub("", text)
+    text = "".join(" " if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def clean_all(value, longest=LONGEST, most=MOST, deepest=DEEPEST):
+    """Return a JSON value with every text in it cleaned, at most `most` entries a list or object, `deepest` levels."""
+    if isinstance(value, str):
+        return clean(value, longest)
+    if isinstance(value, (list, tuple)):
+        return [clean_all(item, longest, most, deepest - 1) for item in value[:most]] if deepest else []
+    if isinstance(value, dict):
+        items = list(value.items())[:most] if deepest else []
+        return {clean(key, longest): clean_all(item, longest, most, deepest - 1) for key, item in items}
+    return value
