@@ -59,7 +59,7 @@ def test_a_changed_supervisor_takes_effect_at_once(garden):
 def test_a_run_says_what_it_cannot_change(garden):
     words = garden.fail("run_round", experiment="refused", fl_threads=2, dataset_seed=7, fl_task="fl_app/task.py")
     assert "because of 3 problems" in words
-    assert "fl_threads on the command line is 2, but 1 is deployed: run" in words
+    assert "fl_threads on the command line is 2, but 0 is deployed: run" in words
     assert "fl_task on the command line is 'fl_app/task.py', but 'test_task.py' is deployed: run" in words
     assert "dataset_seed on the command line is 7, which is not deployed: run" in words
     assert not (garden.folder / "runs/refused").exists()

@@ -100,7 +100,7 @@ def test_groups():
         ("fl_local_epochs", "many", "is 'many', but must be a whole number of at least 1."),
         ("fl_learning_rate", 0, "is 0, but must be a number above 0."),
         ("fl_learning_rate", "nan", "is 'nan', but must be a number above 0."),
-        ("fl_threads", 0, "is 0, but must be a whole number of at least 1."),
+        ("fl_threads", -1, "is -1, but must be a whole number of at least 0."),
         ("fl_round_timeout", -1, "is -1, but must be a number above 0."),
         ("fl_server_port", 70000, "is 70000, but must be a whole number from 1 to 65535."),
         ("fl_seed", -1, "is -1, but must be a whole number from 0 to 4294967295."),
@@ -160,14 +160,14 @@ def test_undefined():
 
 
 def test_the_same_problem_of_many_hosts_is_one_sentence():
-    many = [device(f"d{index}", fl_threads=0) for index in range(9)]
-    assert only(fleet(*many)).startswith(f"d0, d1, d2 and 6 more: fl_threads in {FILE}:3 is 0")
+    many = [device(f"d{index}", fl_threads=-1) for index in range(9)]
+    assert only(fleet(*many)).startswith(f"d0, d1, d2 and 6 more: fl_threads in {FILE}:3 is -1")
 
 
 def test_defaults_have_no_file():
-    bad = fleet(device("a", fl_threads=0))
+    bad = fleet(device("a", fl_threads=-1))
     bad.source = lambda name, variable: Source()
-    assert only(bad).startswith("a: fl_threads (its default) is 0")
+    assert only(bad).startswith("a: fl_threads (its default) is -1")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "0.0.0.0", "localhost", "me.localhost"])

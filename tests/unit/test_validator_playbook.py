@@ -156,14 +156,14 @@ def test_lab_asks_for_its_addresses(play):
 
 def test_every_problem_names_host_variable_and_file_at_once(play, inventory):
     (inventory / "host_vars").mkdir()
-    (inventory / "host_vars/rpi-1.yml").write_text("fl_threads: 0\nfl_config: '{{ nowhere }}'\n")
+    (inventory / "host_vars/rpi-1.yml").write_text("fl_threads: -1\nfl_config: '{{ nowhere }}'\n")
     (inventory / "group_vars/jetson.yml").write_text("---\nfl_threads: 2\nfl_runtime: podman\n")
     hosts = (inventory / "hosts.yml").read_text().replace("rpi-[1:3]:\n", "rpi-[1:3]:\n              fl_wieght: 1\n", 1)
     (inventory / "hosts.yml").write_text(hosts)
     line = hosts.splitlines().index("              fl_wieght: 1") + 1
     done = play("-i", inventory, "-e", "fl_lnk=stream", "-e", "rounds=none")
     assert sorted(sentences(done)) == sorted([
-        f"rpi-1: fl_threads in {inventory}/host_vars/rpi-1.yml:1 is 0, but must be a whole number of at least 1.",
+        f"rpi-1: fl_threads in {inventory}/host_vars/rpi-1.yml:1 is -1, but must be a whole number of at least 0.",
         f"rpi-1: fl_config in {inventory}/host_vars/rpi-1.yml:2 cannot be worked out: 'nowhere' is undefined.",
         f"jetson-2gb-1, jetson-2gb-2, jetson-4gb-1 and 4 more: fl_runtime in {inventory}/group_vars/jetson.yml:3 is "
         "'podman', which is not one of its choices: choose process or docker.",
@@ -178,8 +178,10 @@ def test_every_problem_names_host_variable_and_file_at_once(play, inventory):
 def test_an_ini_inventory_names_its_file(play, tmp_path):
     hosts = tmp_path / "hosts.ini"
     hosts.write_text("server ansible_connection=local\n[rpi]\na ansible_connection=local\n[devices:children]\nrpi\n"
-                     "[devices:vars]\nfl_threads=0\n")  # fmt: skip
-    assert sentences(play("-i", hosts)) == [f"a: fl_threads in {hosts} is 0, but must be a whole number of at least 1."]
+                     "[devices:vars]\nfl_threads=-1\n")  # fmt: skip
+    assert sentences(play("-i", hosts)) == [
+        f"a: fl_threads in {hosts} is -1, but must be a whole number of at least 0."
+    ]
 
 
 @pytest.mark.parametrize(("hosts", "text"), [
@@ -193,7 +195,7 @@ def test_missing_hosts(play, tmp_path, hosts, text):
 
 
 def test_limit_still_validates_everything(play, inventory):
-    (inventory / "group_vars/jetson.yml").write_text("fl_threads: 0\n")
+    (inventory / "group_vars/jetson.yml").write_text("fl_threads: -1\n")
     assert "jetson-2gb-1" in sentences(play("-i", inventory, "--limit", "rpi-1"))[0]
 
 

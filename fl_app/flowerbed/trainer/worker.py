@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 from .. import tensors
-from . import compiler
+from . import compiler, processors
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
@@ -25,8 +25,8 @@ class Refused(ValueError):
 class Worker:
     """The trainer's state and its jobs. All methods but `health` run on the jobs thread.
 
-    `config` is the content of trainer.json: name, task (path), data (folder), threads, slots (see Slots), and the
-    options that `load_data` receives.
+    `config` is the content of trainer.json: name, task (path), data (folder), threads (0: as many as there are
+    processors, or 1 where trainers take turns), slots (see Slots), and the options that `load_data` receives.
     """
 
     def __init__(self, config):
@@ -37,7 +37,9 @@ class Worker:
         self._begun = self._tried = 0.0  # the last warm-up: its begin on the monotonic clock, its end
         self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
         self.train_data = self.heldout_data = None
-        self.slots = Slots(config.get("slots"), int(config.get("threads", 1)))
+        shared = bool(config.get("slots"))
+        self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
+        self.slots = Slots(config.get("slots"), self.threads)
         self._torch = self._task = self._device = self._model = self._model_config = None
 
     def try_again(self):
@@ -56,7 +58,7 @@ class Worker:
 
             self._torch = torch
             compiler.leave_out()
-            torch.set_num_threads(int(self.config.get("threads", 1)))
+            torch.set_num_threads(self.threads)
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._task = tasks.load(self.config["task"])
             if self.config["data"]:  # a server may have no test set
@@ -76,7 +78,7 @@ class Worker:
         """Return what the trainer is and has, as a dict for JSON."""
         return dict(
             self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
-            tried=self._begun,
+            tried=self._begun, threads=self.threads,
             python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=peak_memory(),
             examples=_length(self.train_data), heldout_examples=_length(self.heldout_data),
         )  # fmt: skip

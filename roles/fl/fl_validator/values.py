@@ -20,7 +20,7 @@ LIMITS: dict[str, Limit] = {
     "fl_batch_size": AT_LEAST_1,
     "fl_local_epochs": AT_LEAST_1,
     "fl_learning_rate": ABOVE_0,
-    "fl_threads": AT_LEAST_1,
+    "fl_threads": AT_LEAST_0,
     "fl_seed": (lambda number: 0 <= number < 2**32, " from 0 to 4294967295"),
     "fl_round_timeout": ABOVE_0,
     "fl_min_clients": AT_LEAST_1,
