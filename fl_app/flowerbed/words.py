@@ -1,4 +1,4 @@
-"""Words from outside (devices, their tasks, names of files), made fit for a terminal, a log and an event.
+"""Words for people. Those from outside (devices, their tasks, names of files) are made fit for a terminal and a log.
 
 They may hold anything: terminal escapes, line breaks that forge a line of a log, megabytes. So they are cleaned where
 they come in. Runs on a device's Python, too (3.6).
@@ -14,6 +14,8 @@ DEEPEST = 4
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # Control and format characters (bidirectional ones reorder a line), half surrogates, line and paragraph separators
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+_UNITS = ((86400, "day", "d"), (3600, "hour", "h"), (60, "minute", "min"))
 
 
 def clean(value, longest=LONGEST):
@@ -36,3 +38,10 @@ def clean_all(value, longest=LONGEST, most=MOST, deepest=DEEPEST):
         items = list(value.items())[:most] if deepest else []
         return {clean(key, longest): clean_all(item, longest, most, deepest - 1) for key, item in items}
     return value
+
+
+def duration(seconds, short=False):
+    """Return how long `seconds` are in the largest unit of which there are two: "90 minutes", or `short` "90 min"."""
+    length, name, sign = next((unit for unit in _UNITS if abs(seconds) >= 2 * unit[0]), (1, "second", "s"))
+    number = "%.0f" % (seconds / length)
+    return "%s %s" % (number, sign if short else name if abs(int(number)) == 1 else name + "s")

@@ -143,7 +143,7 @@ def test_preflight_names_a_board_without_sudo_another_jetpack_and_a_clock_a_year
         assert done.returncode != 0
         assert "jetson-4gb-1 has L4T 35.7.1, but the" in words, done.stdout
         assert "jetson-2gb-1 does not let its user become root, which Docker needs" in words
-        assert re.search(r"rpi-1 has a clock that is 3153\d{4} s behind: deploy.yml sets it", words)
+        assert "rpi-1 has a clock that is 365 days behind: deploy.yml sets it" in words
     finally:
         boards.root("rpi-1", "rm /etc/ld.so.preload /etc/faketimerc")
         boards.root("jetson-2gb-1", f"mv {aside} {sudoers}")

@@ -27,14 +27,14 @@ MISSING = {"error": "not installed", "free": 20e9}
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 
 
-def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, **changes):
+def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, ssh=None, **changes):
     """Judge one device with these facts changed."""
     found = facts or {"board": {**GOOD, **changes}}
     own = {
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
         "board_answer": reach or ({"msg": "Missing sudo password"} if sudo else found),
         "board_plain": found if sudo else {"skipped": True},
-        "preflight_lacking": ["rpi:1.4"] if runtime == "docker" else [],
+        "preflight_lacking": ["rpi:1.4"] if runtime == "docker" else [], **(ssh or {}),
     }  # fmt: skip
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
@@ -71,9 +71,9 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"sudo": 1}, "d does not let its user become root, which Docker needs"),
         (
             {"time": 1002.0 + 365 * 86400, "kind": "other"},
-            "d has a clock that is 31536000 s ahead: let it reach a time server",
+            "d has a clock that is 365 days ahead: let it reach a time server",
         ),
-        ({"time": 1000.0 - 365 * 86400, "runtime": "process"}, "d has a clock that is 31536000 s behind: let it"),
+        ({"time": 1000.0 - 365 * 86400, "runtime": "process"}, "d has a clock that is 365 days behind: let it"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
         ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
         ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
@@ -98,8 +98,8 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"time": 1062.0}, "d has a clock that is 60 s ahead: deploy.yml sets it"),
-        ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 31536000 s behind: deploy.yml sets it"),
+        ({"time": 1062.0}, "d has a clock that is 60 seconds ahead: deploy.yml sets it"),
+        ({"time": 1000.0 - 365 * 86400}, "d has a clock that is 365 days behind: deploy.yml sets it"),
         (
             {
                 "group": "jetson",
@@ -149,6 +149,68 @@ def test_a_device_that_is_not_reached_is_told_why(message, sentence):
     report = judge(reach={"unreachable": True, "msg": message})
     (found,) = report["failures"]["d"]
     assert found.startswith(sentence) and list(report["devices"]["d"]) == ["ssh"]
+
+
+CHANGED = (
+    "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @ Add correct host key in /home/pi/.ssh/known_hosts to get rid "
+    "of this message. Offending ED25519 key in {file}:3 remove with: ssh-keygen -f {file} -R {name} Host key for "
+    "{name} has changed and you have requested strict checking. Host key verification failed."
+)
+JUMP = {"ansible_port": 2222, "ansible_ssh_common_args": "-J me@192.0.2.1 -o UserKnownHostsFile=/k/own"}
+
+
+@pytest.mark.parametrize(
+    ("ssh", "message", "words"),
+    [
+        ({}, CHANGED.format(file="/home/pi/.ssh/known_hosts", name="192.0.2.11"),
+         "d shows another SSH host key than before. If you installed it anew, forget the old one with "
+         "ssh-keygen -R 192.0.2.11 -f /home/pi/.ssh/known_hosts; if not"),
+        (JUMP, CHANGED.format(file="/k/a b", name="[192.0.2.11]:2222"),
+         "forget the old one with ssh-keygen -R '[192.0.2.11]:2222' -f '/k/a b'; if not"),
+        (JUMP, "REMOTE HOST IDENTIFICATION HAS CHANGED!", "ssh-keygen -R '[192.0.2.11]:2222' -f /k/own; if not"),
+        (JUMP, CHANGED.format(file="/k/own", name="[192.0.2.1]:2200"),
+         "d is reached by way of 192.0.2.1, which shows another SSH host key than before. If you installed it anew, "
+         "forget the old one with ssh-keygen -R '[192.0.2.1]:2200' -f /k/own; if not"),
+        (JUMP, "Host key verification failed.",
+         "accept it with ssh -o ProxyJump=me@192.0.2.1 -o UserKnownHostsFile=/k/own -p 2222 pi@192.0.2.11."),
+        ({"ansible_port": "22", "ansible_ssh_private_key_file": "/k/my key"},
+         "pi@192.0.2.11: Permission denied (publickey).",
+         "d refuses the login of pi: copy your key there with ssh-copy-id -i '/k/my key' pi@192.0.2.11, or"),
+        (JUMP, "me@192.0.2.1: Permission denied (publickey).",
+         "d is reached by way of 192.0.2.1, which refuses the login of me: copy your key there with "
+         "ssh-copy-id me@192.0.2.1, or"),
+        ({"ansible_port": 2222}, "ssh: connect to host 192.0.2.11 port 2222: Connection refused",
+         "d does not answer at 192.0.2.11, port 2222: look"),
+        (JUMP, "ssh: connect to host 192.0.2.1 port 22: No route to host",
+         "d is reached by way of 192.0.2.1, which does not answer at 192.0.2.1: look"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_connection_has_the_port_the_jump_host_and_the_files_in_use(ssh, message, words):
+    (found,) = judge(reach={"unreachable": True, "msg": message}, ssh=ssh)["failures"]["d"]
+    assert words in found
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("Missing sudo password", "give it with -K (--ask-become-pass), or set ansible_become_password"),
+    ("Incorrect sudo password", "d refuses the password for sudo: give the right one with -K (--ask-become-pass), or"),
+])  # fmt: skip
+def test_a_password_for_sudo_is_asked_for(said, words):
+    report = preflight.judge(
+        ["d"],
+        {"d": {"group_names": ["rpi"], "board_answer": {"msg": said}, "board_plain": {"board": GOOD},
+               "preflight_lacking": []}},
+        {"d": {"fl_runtime": "docker", "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}, BOUNDS, 1002.0,
+    )  # fmt: skip
+    (found,) = report["failures"]["d"]
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    ("ahead", "word"), [(5400, "+90 min"), (-86400, "-24 h"), (31535996, "+365 d"), (-60, "-60 s")]
+)
+def test_the_table_has_the_unit_that_fits(ahead, word):
+    found = judge(time=1000.0 + ahead if ahead < 0 else 1002.0 + ahead)["devices"]["d"]["clock"]
+    assert found["word"] == word
 
 
 def test_this_machine_is_looked_at(tmp_path):

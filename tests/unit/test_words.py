@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowerbed.words import clean, clean_all
+from flowerbed.words import clean, clean_all, duration
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,13 @@ def test_every_text_in_a_value_is_cleaned():
     value = {"a\n": ["\x1b[1mb", 1.5, None, True], "deep": {"x": {"y": {"z": {"far": "gone"}}}}}
     assert clean_all(value) == {"a": ["b", 1.5, None, True], "deep": {"x": {"y": {"z": {}}}}}
     assert len(clean_all(list(range(1000)))) == 200
+
+
+@pytest.mark.parametrize(
+    ("seconds", "right", "short"),
+    [(0, "0 seconds", "0 s"), (1.2, "1 second", "1 s"), (119, "119 seconds", "119 s"), (120, "2 minutes", "2 min"),
+     (5400, "90 minutes", "90 min"), (7200, "2 hours", "2 h"), (2 * 86400 - 1, "48 hours", "48 h"),
+     (31535996, "365 days", "365 d"), (-31535996, "-365 days", "-365 d")],
+)  # fmt: skip
+def test_a_duration_has_the_unit_that_fits_it(seconds, right, short):
+    assert (duration(seconds), duration(seconds, short=True)) == (right, short)

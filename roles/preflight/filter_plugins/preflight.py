@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "fl_app"))
+from flowerbed.words import duration
 
 OK, WARN, FAIL, NONE = "ok", "warn", "fail", "-"
 DAY = 86400.0
+# Where ssh names the host that it has trouble with, which need not be the device: there may be others on the way
+NAMED = re.compile(
+    r"[Hh]ost key for (\S+) has changed|host key is known for (\S+) and|authenticity of host '(\S+)|"
+    r"\S+@(\S+): Permission denied|connect to host (\S+) port"
+)
 
 
 class Finding(NamedTuple):
@@ -37,28 +48,46 @@ def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
     if "board" in answer:
         return Finding(OK, "yes")
     said, address, user = " ".join(str(answer.get("msg", "")).split()), wanted["address"], wanted["user"]
-    login = f"{user}@{address}" if user else address
+    login = f"{wanted['options']} {user}@{address}" if user else f"{wanted['options']} {address}"
+    place = address if wanted["port"] == 22 else f"{address}, port {wanted['port']}"
+    key = address if wanted["port"] == 22 else f"[{address}]:{wanted['port']}"  # as a known-hosts file has it
+    whose = ""
+    if named := NAMED.search(said):
+        key = next(filter(None, named.groups()))
+        host = re.sub(r"^\[(.+)\]:\d+$", r"\1", key)
+        if host != address:
+            whose, place = f"is reached by way of {host}, which ", host
+            if denied := re.search(r"(\S+)@(\S+): Permission denied", said):
+                user, login = denied[1], f" {denied[1]}@{denied[2]}"
     for pattern, word, sentence in (
         (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", "key!",
          "shows another SSH host key than before. If you installed it anew, forget the old one with "
-         f"ssh-keygen -R {address}; if not, somebody may stand between you and it"),
+         f"{_forget(key, said, wanted['options'])}; if not, somebody may stand between you and it"),
         (r"Host key verification failed|authenticity of host", "key?",
-         f"has an SSH host key that this machine does not know: look at it and accept it with ssh {login}"),
+         f"has an SSH host key that this machine does not know: look at it and accept it with ssh{login}"),
         (r"Permission denied|Invalid/incorrect password|Authentication fail", "login",
-         f"refuses the login of {user or 'this user'}: copy your key there with ssh-copy-id {login}, "
+         f"refuses the login of {user or 'this user'}: copy your key there with ssh-copy-id{login}, "
          "or set ansible_user"),
         (r"Could not resolve|Name or service not known|Temporary failure in name", "name",
          f"has the address {address}, which no name server knows: correct ansible_host"),
         (r"interpreter|python.*not found|MODULE FAILURE", "python",
          "has no Python that Ansible can use: install python3 on it, or set ansible_python_interpreter"),
         (r"timed out|No route to host|refused|unreachable|closed by", "no",
-         f"does not answer at {address}: look whether it is on, in this network, and has SSH enabled"),
+         f"does not answer at {place}: look whether it is on, in this network, and has SSH enabled"),
     ):  # fmt: skip
         if re.search(pattern, said, re.IGNORECASE):
-            return Finding(FAIL, word, sentence)
+            return Finding(FAIL, word, whose + sentence)
     if answer.get("unreachable"):
         return Finding(FAIL, "no", f"cannot be reached: {said}")
     return Finding(FAIL, "python", f"could not be looked at: {said or 'it said nothing'}")
+
+
+def _forget(key: str, said: str, options: str) -> str:
+    """Return the command by which ssh forgets a host's key, in the file that ssh says or was told."""
+    file = re.search(r"Offending \S+ key in (.+?):\d+( |$)", said) or re.search(
+        r"UserKnownHostsFile[= ]([^\s'\"]+)", options
+    )
+    return f"ssh-keygen -R {shlex.quote(key)}" + (f" -f {shlex.quote(file[1])}" if file else "")
 
 
 def sudo(device: Device) -> Finding:
@@ -68,9 +97,11 @@ def sudo(device: Device) -> Finding:
     if device.facts["sudo"]:
         return Finding(OK, "yes")
     if "Incorrect sudo password" in device.facts["said"]:
-        return Finding(FAIL, "wrong", "refuses the password for sudo: call this again with -K, and give the right one")
-    return Finding(FAIL, "no", "does not let its user become root, which Docker needs: give that user sudo, and add -K "
-                               "here if it asks for a password")  # fmt: skip
+        return Finding(FAIL, "wrong", "refuses the password for sudo: give the right one with -K (--ask-become-pass), "
+                                      "or set ansible_become_password")  # fmt: skip
+    return Finding(FAIL, "no", "does not let its user become root, which Docker needs: give that user sudo, and if "
+                               "that asks for a password, give it with -K (--ask-become-pass), or set "
+                               "ansible_become_password")  # fmt: skip
 
 
 def model(device: Device) -> Finding:
@@ -114,14 +145,14 @@ def bits(device: Device) -> Finding:
 def clock(device: Device) -> Finding:
     """Judge the clock against this machine's; within the time that asking took, nothing can be said."""
     offset = device.facts["offset"]
-    word = "0 s" if abs(offset) < 0.5 else f"{offset:+.0f} s" if abs(offset) < DAY else f"{offset / DAY:+.0f} d"
+    word = "0 s" if abs(offset) < 0.5 else ("+" if offset > 0 else "") + duration(offset, short=True)
     if abs(offset) <= device.bounds["clock"]:
         return Finding(OK, word)
     ours = device.docker and device.facts["kind"] in ("raspberry_pi", "jetson")  # whose roles get it right
     advice = "deploy.yml sets it" if ours else "let it reach a time server (timedatectl set-ntp true)"
     where = "ahead" if offset > 0 else "behind"
     state = FAIL if abs(offset) > DAY and not ours else WARN
-    return Finding(state, word, f"has a clock that is {abs(offset):.0f} s {where}: {advice}")
+    return Finding(state, word, f"has a clock that is {duration(abs(offset))} {where}: {advice}")
 
 
 def disk(device: Device) -> Finding:
@@ -266,6 +297,7 @@ def judge(
             "runtime": variables["fl_runtime"], "groups": own["group_names"],
             "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
             "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
+            "port": int(own.get("ansible_port", 22)), "options": _options(own),
         }  # fmt: skip
         as_root, plain = own["board_answer"], own.get("board_plain", {})
         answer = as_root if "board" in as_root or as_root.get("unreachable") or plain.get("skipped") else plain
@@ -294,6 +326,17 @@ def judge(
             name: {check: finding._asdict() for check, finding in found.items()} for name, found in report.items()
         },
     }
+
+
+def _options(own: dict[str, Any]) -> str:
+    """Return the options of a host's connections, as ssh and ssh-copy-id both understand them, each after a blank."""
+    found = " ".join(str(own.get(f"ansible_ssh_{kind}_args") or "") for kind in ("common", "extra")).split()
+    found = re.sub(r"(^| )-J ?(?=\S)", r"\1-o ProxyJump=", " ".join(found)).split(" ")
+    if str(own.get("ansible_port", 22)) != "22":
+        found.append(f"-p {own['ansible_port']}")
+    if own.get("ansible_ssh_private_key_file"):
+        found.append(f"-i {shlex.quote(own['ansible_ssh_private_key_file'])}")
+    return "".join(f" {option}" for option in found if option)
 
 
 def _all(report: dict[str, dict[str, Finding]], state: str) -> list[tuple[str, Finding]]:
