@@ -20,7 +20,8 @@ class RunConfig:
 
     `config` is what a task's `train` and `evaluate` receive, and `overrides` what single devices have otherwise (they
     know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`;
-    `trainer` and `control` are Unix sockets on the server.
+    `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one experiment from another, and from
+    one that was begun anew under its name.
     """
 
     experiment: str
@@ -42,6 +43,7 @@ class RunConfig:
     wait_clients: float = 60
     superlink: dict[str, Any] = dataclasses.field(default_factory=dict)
     task_hash: str = ""
+    experiment_id: str = ""
 
     @property
     def devices(self) -> list[str]:
@@ -74,4 +76,5 @@ class RunConfig:
         known: dict[str, Any] = {"channels": shape[-1]} if shape else {}
         if classes:
             known["classes"] = len(classes)
-        return {**known, **self.config, "seed": self.seed, "round": round_number, "task_hash": self.task_hash}
+        own = {"seed": self.seed, "round": round_number, "task_hash": self.task_hash}
+        return {**known, **self.config, **own, "experiment_id": self.experiment_id}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ class Experiment:
         self.checkpoints = self.folder / "checkpoints"
         self.events = Events(self.folder / "metrics.jsonl")
         self._native: dict[str, np.dtype] = {}
+        self.id = self._known_id() or uuid.uuid4().hex
+
+    def _known_id(self) -> str | None:
+        """Return the id that was given to what there is to go on from, or None."""
+        try:
+            known = json.loads((self.folder / "configuration.json").read_text())["id"]
+        except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, `open` says
+            return None
+        return known if isinstance(known, str) and any(self.checkpoints.glob("round-*")) else None
 
     def open(self, initial: dict[str, np.ndarray]) -> Checkpoint:
         """Return where to go on: the newest checkpoint, or round 0 with the tensors of `initial`.
@@ -74,7 +84,7 @@ class Experiment:
             "dataset": self.run.dataset,
             "model": {name: [str(array.dtype), list(array.shape)] for name, array in sorted(initial.items())},
         }
-        now = {**fixed, **{name: getattr(self.run, name) for name in _FREE}}
+        now = {"id": self.id, **fixed, **{name: getattr(self.run, name) for name in _FREE}}
         now = json.loads(json.dumps(now))
         if path.exists():
             try:
@@ -90,9 +100,10 @@ class Experiment:
                     f"Choose another name with -e experiment=NAME, or change it back"
                 )
             changes = {name: [before.get(name), now[name]] for name in _FREE if before.get(name) != now[name]}
-            if not changes:
+            if changes:
+                self.events.record({"event": "configuration", "changes": changes})
+            elif before.get("id") == self.id:
                 return
-            self.events.record({"event": "configuration", "changes": changes})
         write_atomically(path, (json.dumps(now, indent=2) + "\n").encode())
 
     # -- Models and events ---------------------------------------------------------------------------------------------

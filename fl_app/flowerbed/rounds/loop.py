@@ -5,6 +5,7 @@ from their updates, weighted by p_m.
 """
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import json
@@ -32,6 +33,7 @@ log = logging.getLogger("flowerbed.rounds")
 def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
     """Do the run and return a sentence about it. Raises RunFailed or RunStopped; what was finished stays on disk."""
     experiment = Experiment(run)
+    run = dataclasses.replace(run, experiment_id=experiment.id)
     gc.collect()
     gc.freeze()  # Flower collects garbage for each update that it unpacks: not among all that is imported, too
     try:
@@ -142,9 +144,9 @@ class _Run:
             if device not in clients:
                 events[device].update(status="left-out", reason=self._why_not(device))
 
-        trained, asked = self._train(number, clients, aggregation, events)
+        trained, asked, extra = self._train(number, clients, aggregation, events)
         self.state = aggregation.aggregate(number, self.state, [trained[device] for device in sorted(trained)])
-        summary = self._evaluate(number, self._able(), aggregation, events)
+        summary = self._evaluate(number, self._able(), aggregation, extra, events)
 
         memory, rest = aggregation.remember()
         path = path_of(self.experiment.checkpoints, number)
@@ -189,8 +191,10 @@ class _Run:
 
     def _train(
         self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
-    ) -> tuple[dict[str, tuple[State, dict[str, float]]], int]:
-        """Return the usable updates by device, each with its metrics and p_m, and how many devices were asked."""
+    ) -> tuple[dict[str, tuple[State, dict[str, float]]], int, dict[str, Any]]:
+        """Return the usable updates by device, each with its metrics and p_m; how many devices were asked; and what
+        the strategy added to their configuration.
+        """
         willing = [device for device in clients if weights.parse(self.run.weights[device]) != 0]
         for device in set(clients) - set(willing):
             events[device].update(status="skipped", reason=f"{device} has weight 0 and does not train", weight=0.0)
@@ -236,12 +240,16 @@ class _Run:
             event["weight"] = shares[device]
             metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
             result[device] = (state, metrics)
-        return result, len(names)
+        return result, len(names), extra
 
     def _evaluate(
-        self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
-    ) -> dict[str, float | None]:
-        """Evaluate the new global model on the server's test set and on each client's held-out split, at once."""
+        self, number: int, clients: list[str], aggregation: Aggregation, extra: dict[str, Any],
+        events: dict[str, dict[str, Any]],
+    ) -> dict[str, float | None]:  # fmt: skip
+        """Evaluate the new global model on the server's test set and on each client's held-out split, at once.
+
+        A device gets the configuration with which it trained, `extra` included, and so keeps its model.
+        """
         packed = tensors.pack(self.state)
         config = self.run.task_config(number)
         test = self.evaluator.begin("evaluate", packed, config) if self.has_test else None
@@ -252,7 +260,9 @@ class _Run:
         except RunFailed as error:  # what was trained stays
             self._problem(None, f"no device evaluates round {number}: {error}", number)
         names = [self.fleet.name(index) for index in chosen]
-        answers = self.fleet.exchange(names, "evaluate", make_content(packed, config), self.run.round_timeout)
+        answers = self.fleet.exchange(
+            names, "evaluate", make_content(packed, {**config, **extra}), self.run.round_timeout
+        )
         total, loss, accuracy = 0, 0.0, 0.0
         for device, reply in sorted(answers.items()):
             try:

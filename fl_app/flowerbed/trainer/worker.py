@@ -1,5 +1,6 @@
 """What stays warm between rounds: torch, the task, the data and the model; and the jobs done with them."""
 
+import gc
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
 
 RETRY_SECONDS = 2
+# What may change from one call to the next; whatever else does begins anew, see `_begin`.
+_PASSING = ("seed", "round", "task_hash")
 
 
 class Refused(ValueError):
@@ -40,26 +43,35 @@ class Worker:
         shared = bool(config.get("slots"))
         self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
         self.slots = Slots(config.get("slots"), self.threads)
-        self._torch = self._task = self._device = self._model = self._model_config = None
+        self._torch = self._task = self._device = self._model = None
+        self._served = None  # the configuration of the calls since the last warm-up
+        self._interrupted = False
 
     def try_again(self):
         """Return whether it is time to warm up anew: what was wrong may have been put right since."""
+        if self._interrupted:
+            self._interrupted = False
+            return True
         if not self.problem or time.time() < self._tried + RETRY_SECONDS:
             return False
         self.problem = None
         return True
 
     def warm_up(self):
-        """Import torch, load the task and the data. On failure `problem` says why, and the trainer stays up."""
+        """Import torch, and the task and its data anew. On failure `problem` says why, and the trainer stays up."""
         self._begun = time.monotonic()
         self._tried = float("inf")  # until it has been
+        self.ready = False
+        self._task = self._model = self._served = self.train_data = self.heldout_data = None
+        gc.collect()  # no room for the data twice; a module is a cycle
         try:
             import torch
 
             self._torch = torch
             compiler.leave_out()
-            torch.set_num_threads(self.threads)
+            self._set_torch()
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._seed({})  # whatever a task draws to split or shuffle its data, it draws again
             self._task = tasks.load(self.config["task"])
             if self.config["data"]:  # a server may have no test set
                 self.train_data, self.heldout_data = self._load_data()
@@ -72,7 +84,19 @@ class Worker:
             self.problem = str(error)
         except (Exception, SystemExit) as error:
             self.problem = "load_data of the task failed: %s: %s" % (type(error).__name__, error)
+        except BaseException:  # cancelled
+            self._interrupted = True
+            raise
         self._tried = time.time()
+
+    def _set_torch(self):
+        """Set what a task may have set for all of torch."""
+        torch = self._torch
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        if hasattr(torch, "use_deterministic_algorithms"):  # since torch 1.8
+            torch.use_deterministic_algorithms(False)
 
     def health(self, busy):
         """Return what the trainer is and has, as a dict for JSON."""
@@ -85,6 +109,7 @@ class Worker:
 
     def initial(self, body, config):
         """Return a new model's tensors, made from `config["seed"]`; the metrics name those that aren't learnt."""
+        self._begin(config)
         self._seed(config)
         self._model = None
         model = self._prepare_model(config)
@@ -94,6 +119,7 @@ class Worker:
 
     def train(self, body, config):
         """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics."""
+        self._begin(config)
         if not _length(self.train_data):
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
         reset_peak_memory()
@@ -109,6 +135,7 @@ class Worker:
 
     def evaluate(self, body, config):
         """Evaluate the tensors in `body` on the held-out data; return no tensors, and metrics."""
+        self._begin(config)
         if not _length(self.heldout_data):
             raise Refused("%s has no held-out examples in %s" % (self.name, self.config["data"]))
         model, seconds_load = self._load(body, config)
@@ -128,6 +155,19 @@ class Worker:
             raise Refused("%s has task code %s, but this run is of %s: run deploy.yml to bring it up to date"
                           % (self.name, self.facts["task_hash"], wanted))  # fmt: skip
 
+    def _begin(self, config):
+        """Give another experiment, or configuration, a module as if freshly imported, with data and model of its own.
+
+        For a module may hold what belongs to its last model, such as an optimiser.
+        """
+        wanted = {key: value for key, value in config.items() if key not in _PASSING}
+        if not self.ready or self._served not in (None, wanted):
+            if os.path.isfile(self.config["task"]) and tasks.task_hash(self.config["task"]) != self.facts["task_hash"]:
+                raise Refused("the code of %s has changed since its trainer started: run deploy.yml" % self.name)
+            self.warm_up()
+            self.check(config)
+        self._served = wanted
+
     def _load_data(self):
         data = self._task.load_data(self.config["data"], self.config.get("options", {}))
         pair = isinstance(data, (tuple, list)) and len(data) == 2
@@ -144,11 +184,8 @@ class Worker:
         return model, time.time() - started
 
     def _prepare_model(self, config):
-        # The seed and the round change with every call and never the shape of a model.
-        shape = {key: value for key, value in config.items() if key not in ("seed", "round", "task_hash")}
-        if self._model is None or shape != self._model_config:
+        if self._model is None:
             self._model = self._task.build_model(config).to(self._device)
-            self._model_config = shape
         return self._model
 
     def _seed(self, config):
