@@ -62,6 +62,7 @@ def train(model, data, config):
     """Train `model` in place for `config["local_epochs"]` epochs; return the mean loss and the accuracy."""
     device = next(model.parameters()).device
     images, labels = (tensor.to(device) for tensor in data.tensors)
+    images = _to_channels(images, config)
     _check_labels(labels, config)
     batch_size, mu = int(config["batch_size"]), float(config.get("proximal_mu", 0))
     optimizer = torch.optim.Adam(model.parameters(), lr=float(config["learning_rate"]))
@@ -69,9 +70,7 @@ def train(model, data, config):
     model.train()
     total, correct, seen = 0.0, 0, 0
     for _ in range(int(config["local_epochs"])):
-        for batch in torch.randperm(len(labels)).split(batch_size):
-            if len(batch) == 1 and len(labels) > 1:
-                continue  # BatchNorm cannot train on a single image
+        for batch in _batches(len(labels), batch_size):
             optimizer.zero_grad()
             logits = model(images[batch])
             loss = F.cross_entropy(logits, labels[batch])
@@ -83,7 +82,35 @@ def train(model, data, config):
             total += float(loss.detach()) * len(batch)
             correct += int((logits.argmax(1) == labels[batch]).sum())
             seen += len(batch)
-    return {"loss": total / max(seen, 1), "accuracy": correct / max(seen, 1)}
+    if not seen:
+        raise ValueError("nothing was trained: there are %d images, and local_epochs is %s"
+                         % (len(labels), config["local_epochs"]))  # fmt: skip
+    return {"loss": total / seen, "accuracy": correct / seen}
+
+
+def _batches(count, size):
+    """Return `count` shuffled indices in batches of `size`; a last single one joins the batch before it.
+
+    A single image trains, too (`size` 1): BatchNorm then has the mean over its pixels.
+    """
+    batches = list(torch.randperm(count).split(size))
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _to_channels(images, config):
+    """Return `images` (N, channels, H, W) with the model's number of channels: grey ones as colour, colour as grey."""
+    have, want = images.shape[1], int(config["channels"])
+    if have == want:
+        return images
+    if have == 1:
+        return images.expand(-1, want, -1, -1)
+    if (have, want) == (3, 1):
+        red, green, blue = images.unbind(1)
+        return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # luma, ITU-R BT.601, as image libraries have it
+    raise ValueError("the images have %d channels, but the model has %d: do the data and fl_config agree?"
+                     % (have, want))  # fmt: skip
 
 
 def _check_labels(labels, config):
@@ -96,13 +123,13 @@ def _check_labels(labels, config):
 def evaluate(model, data, config):
     """Return the mean cross-entropy loss and the accuracy (0..1) of `model` on `data`."""
     device = next(model.parameters()).device
-    _check_labels(data.tensors[1], config)
+    images, labels = _to_channels(data.tensors[0], config), data.tensors[1]
+    _check_labels(labels, config)
     model.eval()
     total, correct = 0.0, 0
     with torch.no_grad():
-        for images, labels in zip(*(tensor.split(100) for tensor in data.tensors)):
-            logits = model(images.to(device, memory_format=torch.channels_last))  # a fifth faster without gradients
-            labels = labels.to(device)
-            total += float(F.cross_entropy(logits, labels, reduction="sum"))
-            correct += int((logits.argmax(1) == labels).sum())
+        for x, y in zip(images.split(100), labels.to(device).split(100)):
+            logits = model(x.to(device, memory_format=torch.channels_last))  # a fifth faster without gradients
+            total += float(F.cross_entropy(logits, y, reduction="sum"))
+            correct += int((logits.argmax(1) == y).sum())
     return {"loss": total / len(data), "accuracy": correct / len(data)}
