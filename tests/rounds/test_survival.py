@@ -224,6 +224,13 @@ def good(packed):
     return packed, {"examples": 60, "loss": 1.0, "accuracy": 0.5, "seconds_train": 0.1}
 
 
+def changed(packed, change):
+    """Return packed tensors with `change(name, array)` for each of floats, a float64 array."""
+    state = tensors.unpack(packed)
+    floats = {name: change(name, array.astype(float)) for name, array in state.items() if array.dtype.kind == "f"}
+    return tensors.pack({**state, **floats})
+
+
 LIES = {
     "no tensors": lambda packed: (b"", good(packed)[1]),
     "cut tensors": lambda packed: (packed[:-100], good(packed)[1]),
@@ -231,6 +238,11 @@ LIES = {
     "other names": lambda packed: (tensors.pack({"a": np.zeros(2)}), good(packed)[1]),
     "infinite": lambda packed: (
         tensors.pack({name: array * np.inf for name, array in tensors.unpack(packed).items()}), good(packed)[1]
+    ),
+    "infinite in float32": lambda packed: (changed(packed, lambda name, array: array + 1e300), good(packed)[1]),
+    "infinite when squared": lambda packed: (changed(packed, lambda name, array: array + 3e38), good(packed)[1]),
+    "a negative variance": lambda packed: (
+        changed(packed, lambda name, array: array - 9 * name.endswith("running_var")), good(packed)[1]
     ),
     "text for numbers": lambda packed: (packed, good(packed)[1] | {"loss": "low"}),
     "nothing for numbers": lambda packed: (packed, good(packed)[1] | {"loss": None}),

@@ -98,14 +98,73 @@ def test_whatever_is_wrong_with_the_newest_the_one_before_is_used(tmp_path, name
     assert "round-00002.safetensors cannot be read" in problem
 
 
-def test_random_damage_never_ends_in_another_error(tmp_path):
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    arrays = [(one.model, other.model), (one.memory, other.memory)]
+    rest = [(item.round, item.memory_rest, item.events) for item in (one, other)]
+    return rest[0] == rest[1] and all(
+        left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+        for left, right in arrays
+    )
+
+
+def test_random_damage_is_found_wherever_it_is(tmp_path):
     checkpoints.save(tmp_path, made(1))
-    whole = checkpoints.path_of(tmp_path, 1).read_bytes()
+    checkpoints.save(tmp_path, made(2))
+    path = checkpoints.path_of(tmp_path, 2)
+    whole = path.read_bytes()
     random = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(whole[: random.integers(1, len(whole) + 1)])
-        for place in random.integers(0, min(len(damaged), 400), 2):
+        for place in random.integers(0, len(damaged), 2):
             damaged[place] = random.integers(0, 256)
-        checkpoints.path_of(tmp_path, 2).write_bytes(damaged)
-        found, _ = checkpoints.newest(tmp_path)
-        assert found.round in (1, 2) or found.model
+        path.write_bytes(damaged)
+        found, problems = checkpoints.newest(tmp_path)
+        assert same(found, made(2)) if not problems else same(found, made(1))
+
+
+def test_any_altered_byte_of_the_tensors_is_found(tmp_path):
+    checkpoints.save(tmp_path, made(1, size=5))
+    checkpoints.save(tmp_path, made(2, size=5))
+    path = checkpoints.path_of(tmp_path, 2)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 52, len(whole)):  # 3 and 1 float64, 5 float32
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found, [problem] = checkpoints.newest(tmp_path)
+        assert found.round == 1
+        assert problem.endswith(
+            "cannot be read (it is damaged: its checksum is another): the run goes on after round 1"
+        )
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_read(tmp_path):
+    about = {"round": 4, "memory": "{}", "events": [{"event": "round", "round": 4}]}
+    data = tensors.pack({"model/w": np.ones(3)}, {"flowerbed": json.dumps(about)})
+    checkpoints.path_of(tmp_path, 4).write_bytes(data)
+    found, problems = checkpoints.newest(tmp_path)
+    assert (found.round, found.events, problems) == (4, about["events"], [])
+
+
+def test_a_checkpoint_under_another_round_s_name_is_none(tmp_path):
+    checkpoints.save(tmp_path, made(1))
+    checkpoints.path_of(tmp_path, 7).write_bytes(checkpoints.path_of(tmp_path, 1).read_bytes())
+    found, [problem] = checkpoints.newest(tmp_path)
+    assert found.round == 1 and "round-00007.safetensors cannot be read (it is of round 1)" in problem
+
+
+def test_old_checkpoints_are_pruned_but_the_best_later_ones_and_what_is_not_ours(tmp_path):
+    for number in range(1, 10):
+        checkpoints.save(tmp_path, made(number))
+    theirs = {"round-00001.safetensors.old", "round-3.safetensors", "round-00000.safetensors", "notes"}
+    for name in theirs:
+        (tmp_path / name).write_bytes(tensors.pack({"w": np.ones(2)}))
+    checkpoints.prune(tmp_path, 8, 3, 2)
+    assert set(os.listdir(tmp_path)) == theirs | {f"round-0000{number}.safetensors" for number in (2, 6, 7, 8, 9)}
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_no_reason_to_end_a_run(tmp_path):
+    for number in (1, 2, 3):
+        checkpoints.save(tmp_path, made(number))
+    checkpoints.path_of(tmp_path, 1).unlink()
+    checkpoints.path_of(tmp_path, 1).mkdir()
+    checkpoints.prune(tmp_path, 3, 1, None)
+    assert sorted(os.listdir(tmp_path)) == ["round-00001.safetensors", "round-00003.safetensors"]

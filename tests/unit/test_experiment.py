@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from disk import full_disk
+from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds import lock
 from flowerbed.rounds.checkpoint import Checkpoint
@@ -128,3 +129,110 @@ def test_an_experiment_has_one_run_at_a_time(tmp_path):
         with pytest.raises(RunFailed, match="another run of experiment"), lock.hold(tmp_path):
             pass
     assert not lock.held(tmp_path)
+
+
+def test_an_experiment_that_holds_a_poisoned_checkpoint_goes_on_from_the_last_good_one(tmp_path):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    experiment.save(finished(1))
+    poisons = {2: ("model", np.inf), 3: ("model", 3e38), 4: ("memory", np.nan)}
+    for number, (part, value) in poisons.items():
+        poisoned = finished(number)
+        arrays = getattr(poisoned, part)
+        first = next(iter(arrays))
+        arrays[first] = np.full_like(arrays[first], value)
+        checkpoints.save(tmp_path / "checkpoints", poisoned)
+    assert Experiment(run(tmp_path)).open(MODEL).round == 1
+    messages = [event["message"] for event in events(tmp_path, "problem")]
+    assert [message.rpartition(": ")[2] for message in messages] == ["the run goes on after round 1"] * 3
+    reasons = [message.partition("because it ")[2].rpartition(":")[0] for message in messages]
+    assert reasons == [
+        "holds NaN or infinite values in the strategy's m/weight",
+        "holds values beyond 1.8e+19 (whose squares no float32 holds) in weight",
+        "holds NaN or infinite values (as float32) in weight",
+    ]
+
+
+def test_what_is_infinite_in_the_first_model_is_no_poison(tmp_path):
+    initial = {**MODEL, "mask": np.array([0, -np.inf], np.float32)}
+    experiment = Experiment(run(tmp_path))
+    experiment.open(initial)
+    done = finished(1)
+    done.model["mask"] = initial["mask"]
+    experiment.save(done)
+    assert Experiment(run(tmp_path)).open(initial).round == 1
+    assert events(tmp_path, "problem") == []
+
+
+def test_rounds_that_are_done_are_not_done_again_from_the_first_without_a_word(tmp_path):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    for number in (1, 2):
+        experiment.save(finished(number))
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(
+        RunFailed, match=r"metrics.jsonl says that round 2 of experiment trial is done, but .*checkpoints"
+    ):
+        Experiment(run(tmp_path)).open(MODEL)
+    checkpoints.path_of(tmp_path / "checkpoints", 2).write_bytes(b"junk")
+    with pytest.raises(RunFailed, match="cannot be read .*: there is no older one; put one back, or choose another"):
+        Experiment(run(tmp_path)).open(MODEL)
+
+
+def test_the_latest_checkpoints_are_kept_and_the_best_one_s_besides(tmp_path):
+    experiment = Experiment(run(tmp_path, keep_checkpoints=2))
+    experiment.open(MODEL)
+    for number, accuracy in enumerate([0.1, 0.9, 0.3, 0.4, 0.5], 1):
+        experiment.save(finished(number, accuracy))
+    there = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert there == [f"round-0000{number}.safetensors" for number in (2, 4, 5)]
+    assert Experiment(run(tmp_path)).open(MODEL).round == 5
+
+
+def judged(number, heldout, test=None, devices=2):
+    done = finished(number, test)
+    done.events = [{"event": "device", "round": number, "device": f"d{index}"} for index in range(3)] + done.events[1:]
+    for event in done.events[:devices]:
+        event["heldout_accuracy"] = heldout
+    done.events[-1]["heldout_accuracy"] = heldout
+    return done
+
+
+@pytest.mark.parametrize(
+    ("rounds", "best", "by"),
+    [
+        ([judged(1, 0.9), judged(2, 0.1, test=0.2), judged(3, 0.99)], "2", "test"),
+        ([judged(1, 0.5), judged(2, 0.9, devices=1), judged(3, 0.6)], "3", "held-out"),
+        ([judged(1, 0.1, test=0.5), judged(2, 0.9, test=0.4)], "1", "test"),
+        ([judged(1, 0.9, devices=1)], None, None),
+        ([judged(1, 1e6), judged(2, 0.3)], "2", "held-out"),
+    ],
+)  # fmt: skip
+def test_the_best_model_is_chosen_by_the_test_set_or_by_what_several_devices_hold_out(tmp_path, rounds, best, by):
+    experiment = Experiment(run(tmp_path, weights=dict.fromkeys(["d0", "d1", "d2"], "examples")))
+    experiment.open(MODEL)
+    for done in rounds:
+        experiment.save(done)
+    path = tmp_path / "model/best.safetensors"
+    about = checkpoints.about(path) if path.exists() else {}
+    assert (about.get("round"), about.get("chosen_by")) == (best, by)
+
+
+@pytest.mark.parametrize("weights", [{"d0": "examples"}, {"d0": 1, "d1": 0, "d2": 0}])
+def test_a_device_that_alone_counts_chooses_the_best_model(tmp_path, weights):
+    experiment = Experiment(run(tmp_path, weights=weights))
+    experiment.open(MODEL)
+    experiment.save(judged(1, 0.9, devices=1))
+    assert checkpoints.about(tmp_path / "model/best.safetensors")["chosen_by"] == "held-out"
+
+
+def test_a_best_model_of_before_scores_were_told_apart_or_shares_can_be_replaced(tmp_path):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    path = tmp_path / "model/best.safetensors"
+    for old, new, best in [("0.7", 0.6, "1"), ("0.7", 0.8, "2"), ("1000000.0", 0.1, "2")]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": old}))
+        experiment.save(finished(2, new))
+        assert checkpoints.about(path)["round"] == best

@@ -26,7 +26,8 @@ def state(seed):
 def do_round(aggregation, before, updates, shares, number=1):
     chosen, extra = aggregation.choose("train", number, before, list(range(len(updates))), seed=0)
     metrics = [{"weight": share, "loss": 1.0, "accuracy": 0.5} for share in shares]
-    return aggregation.aggregate(number, before, list(zip(updates, metrics, strict=True))), chosen, extra
+    given = {f"d{m}": pair for m, pair in enumerate(zip(updates, metrics, strict=True))}
+    return aggregation.aggregate(number, before, given), chosen, extra
 
 
 @pytest.mark.parametrize("choice", ["examples", "uniform", {"d0": 0.2, "d1": 5, "d2": 1.3, "d3": 0}])

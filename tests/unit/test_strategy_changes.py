@@ -45,7 +45,7 @@ def made(name: str) -> Aggregation:
 
 
 def do_round(aggregation: Aggregation, before: dict, number: int) -> dict[str, np.ndarray]:
-    updates = [(state(10 * number + m), {"weight": 0.2, "loss": 1.0 + m, "accuracy": 0.5}) for m in range(5)]
+    updates = {f"d{m}": (state(10 * number + m), {"weight": 0.2, "loss": 1.0 + m, "accuracy": 0.5}) for m in range(5)}
     chosen, _ = aggregation.choose("train", number, before, list(range(5)), seed=0)
     assert chosen == [0, 1, 2, 3, 4]
     return aggregation.aggregate(number, before, updates)

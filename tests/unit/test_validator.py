@@ -104,6 +104,8 @@ def test_groups():
         ("fl_round_timeout", -1, "is -1, but must be a number above 0."),
         ("fl_server_port", 70000, "is 70000, but must be a whole number from 1 to 65535."),
         ("fl_seed", -1, "is -1, but must be a whole number from 0 to 4294967295."),
+        ("fl_keep_checkpoints", 0, "is 0, but must be a whole number of at least 1."),
+        ("fl_examples_cap", 1, "is 1, but must be a number above 1."),
         ("fl_config", None, "is None, but must be a mapping."),
         ("fl_server_host", "http://x:1", "is 'http://x:1', but must be an address or a name alone."),
         ("fl_runtime", "podman", "is 'podman', which is not one of its choices: choose process or docker."),
@@ -406,6 +408,7 @@ def test_what_is_not_deployed_is_said(record, then, now, text):
     {"fl_batch_size": 8, "fl_learning_rate": 0.5, "fl_config": {"a": 1}},
     {"fl_seed": 4, "fl_strategy": "FedProx", "fl_strategy_args": {"proximal_mu": 1}, "fl_experiment": "y"},
     {"fl_weight": 0.5}, {"fl_round_timeout": 3, "fl_min_clients": 2}, {"trainer_ready_timeout": 1},
+    {"fl_keep_checkpoints": 9, "fl_examples_cap": 2},
     {"ansible_host": "10.0.0.9"},
 ])  # fmt: skip
 def test_what_a_run_may_choose_needs_no_deployment(record, values):

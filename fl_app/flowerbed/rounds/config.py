@@ -20,8 +20,9 @@ class RunConfig:
 
     `config` is what a task's `train` and `evaluate` receive, and `overrides` what single devices have otherwise (they
     know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`;
-    `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one experiment from another, and from
-    one that was begun anew under its name.
+    `keep_checkpoints` is how many are kept besides the best round's; `examples_cap` how many times the median a
+    device's own number of examples may be; `trainer` and `control` are Unix sockets on the server. `experiment_id`
+    tells one experiment from another, and from one that was begun anew under its name.
     """
 
     experiment: str
@@ -44,6 +45,8 @@ class RunConfig:
     superlink: dict[str, Any] = dataclasses.field(default_factory=dict)
     task_hash: str = ""
     experiment_id: str = ""
+    keep_checkpoints: int = 5
+    examples_cap: float = 10
 
     @property
     def devices(self) -> list[str]:

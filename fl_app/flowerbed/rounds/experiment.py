@@ -1,7 +1,7 @@
 """The folder of an experiment: its configuration, checkpoints, models and events."""
 
 import json
-import math
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -11,11 +11,15 @@ import numpy as np
 
 from .. import tensors
 from . import checkpoint as checkpoints
+from . import sound, weights
 from .checkpoint import Checkpoint
 from .config import RunConfig, RunFailed
 from .events import Events
 from .files import write_atomically
 
+log = logging.getLogger("flowerbed.rounds")
+
+_RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
 _FREE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
     "link", "seed", "task_hash",
@@ -42,17 +46,20 @@ class Experiment:
         return known if isinstance(known, str) and any(self.checkpoints.glob("round-*")) else None
 
     def open(self, initial: dict[str, np.ndarray]) -> Checkpoint:
-        """Return where to go on: the newest checkpoint, or round 0 with the tensors of `initial`.
+        """Return where to go on: the newest checkpoint that can be trained from, or round 0 with `initial`'s tensors.
 
-        Records a changed configuration. Raises RunFailed if the model or the data set is another than before.
+        Records a changed configuration. Raises RunFailed if the model or the data set is another than before, or if
+        rounds are done but no checkpoint of them is left.
         """
         self._native = {name: array.dtype for name, array in initial.items()}
         self.events.mend()
         self._check_configuration(initial)
-        found, problems = checkpoints.newest(self.checkpoints)
+        found, problems = checkpoints.newest(self.checkpoints, lambda checkpoint: _unfit(checkpoint, initial))
         for problem in problems:
+            log.warning(problem)
             self.events.record({"event": "problem", "message": problem})
         if found is None:
+            self._check_new(problems)
             return Checkpoint(0, initial)
         self._complete_events(found)
         return found
@@ -68,13 +75,25 @@ class Experiment:
                 f"the checkpoint of round {checkpoint.round - 1} is whole: make room and run again"
             ) from None
         try:
-            self._save_model(checkpoint)
+            best = self._save_model(checkpoint)
             self.events.record(*checkpoint.events)
         except OSError as error:
             raise RunFailed(
                 f"round {checkpoint.round} is saved in {path}, but the rest of {self.folder} could not be written "
                 f"({os.strerror(error.errno or 0)}): make room and run again"
             ) from None
+        checkpoints.prune(self.checkpoints, checkpoint.round, self.run.keep_checkpoints, best)
+
+    def _check_new(self, problems: list[str]) -> None:
+        """Refuse to begin anew where rounds are done."""
+        rounds = [event["round"] for event in self.events.read() if event.get("event") == "round"]
+        done = max((number for number in rounds if isinstance(number, int)), default=0)
+        if done:
+            raise RunFailed(
+                f"{self.events.path} says that round {done} of experiment {self.run.experiment} is done, but "
+                f"{self.checkpoints} holds no checkpoint to go on from: {'; '.join([*problems[:2], ''])}"
+                "put one back, or choose another name with -e experiment=NAME"
+            )
 
     # -- Configuration ------------------------------------------------------------------------------------------------
 
@@ -108,17 +127,37 @@ class Experiment:
 
     # -- Models and events ---------------------------------------------------------------------------------------------
 
-    def _save_model(self, checkpoint: Checkpoint) -> None:
-        """Write model/last.safetensors, and model/best.safetensors when none before was as good."""
-        result = checkpoint.events[-1]
-        scores = [result.get(name) for name in ("accuracy", "heldout_accuracy")]
-        score = next((value for value in scores if value is not None and math.isfinite(value)), None)
-        about = {"round": str(checkpoint.round), "experiment": self.run.experiment, "accuracy": json.dumps(score)}
+    def _save_model(self, checkpoint: Checkpoint) -> int | None:
+        """Write model/last.safetensors, and model/best.safetensors when none before was as good.
+
+        Returns the round of the best one, if there is one. An accuracy on a test set is never compared with one on what
+        devices hold out: it replaces what they chose, and they never replace what it chose.
+        """
+        by, score = self._score(checkpoint.events)
+        about = {
+            "round": str(checkpoint.round), "experiment": self.run.experiment, "accuracy": json.dumps(score),
+            "chosen_by": by,
+        }  # fmt: skip
         data = tensors.pack({name: self._as_native(name, array) for name, array in checkpoint.model.items()}, about)
         write_atomically(self.folder / "model" / "last.safetensors", data)
         best = self.folder / "model" / "best.safetensors"
-        if score is not None and (not best.exists() or score > _score(best)):
+        best_by, best_score, best_round = _best(best)
+        better = best_score is None or (_RANKS[by], score or 0) > (_RANKS.get(best_by, _RANKS[by]), best_score)
+        if score is not None and better:
             write_atomically(best, data)
+            return checkpoint.round
+        return best_round
+
+    def _score(self, events: list[dict[str, Any]]) -> tuple[str, float | None]:
+        """Return what a round's model is judged by, and its accuracy; None if nobody judged it, or one device alone."""
+        result = events[-1]
+        if _is_share(result.get("accuracy")):
+            return "test", result["accuracy"]
+        devices = [event for event in events if event.get("event") == "device" and "heldout_accuracy" in event]
+        judges = sum(event.get("heldout_weight", 1) > 0 for event in devices)
+        counting = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
+        good = _is_share(result.get("heldout_accuracy")) and judges >= min(2, counting)
+        return "held-out", result["heldout_accuracy"] if good else None
 
     def _as_native(self, name: str, array: np.ndarray) -> np.ndarray:
         native = self._native.get(name, array.dtype)
@@ -131,6 +170,17 @@ class Experiment:
         if missing:
             self._save_model(checkpoint)
             self.events.record(*missing)
+
+
+def _unfit(checkpoint: Checkpoint, initial: dict[str, np.ndarray]) -> str:
+    """Return why an experiment whose first model was `initial` cannot go on from a checkpoint, or nothing."""
+    model = checkpoint.model
+    if {name: array.shape for name, array in model.items()} != {name: array.shape for name, array in initial.items()}:
+        return "holds other tensors than the model's"
+    if fault := sound.faults(model, initial, {name: array.dtype for name, array in model.items()}):
+        return f"holds {fault}"
+    memory = sound.not_finite(checkpoint.memory)
+    return f"holds NaN or infinite values in the strategy's {', '.join(memory[:3])}" if memory else ""
 
 
 def _identity(event: dict[str, Any]) -> tuple[str, str, str]:
@@ -152,9 +202,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _score(path: Path) -> float:
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def _best(path: Path) -> tuple[str | None, float | None, int | None]:
+    """Return what chose the best model so far (None: not said), its accuracy, and its round; None if there is none."""
     try:
-        score = json.loads(tensors.metadata(path.read_bytes()).get("accuracy", "null"))
-        return -math.inf if score is None else float(score)
-    except (OSError, ValueError, TypeError):
-        return -math.inf
+        about = checkpoints.about(path)
+        score = json.loads(about.get("accuracy", "null"))
+        return about.get("chosen_by"), score if _is_share(score) else None, int(about["round"])
+    except (OSError, ValueError, KeyError, RecursionError):
+        return None, None, None

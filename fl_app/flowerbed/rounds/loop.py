@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from .. import tensors
@@ -25,7 +26,8 @@ from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
 from .experiment import Experiment
 from .fleet import Fleet, Reply
-from .strategy import Aggregation, State
+from .sound import State
+from .strategy import Aggregation
 
 log = logging.getLogger("flowerbed.rounds")
 
@@ -61,6 +63,7 @@ class _Run:
         self.has_test = False
         self.round = 0
         self.state: State = {}
+        self.types: dict[str, np.dtype] = {}
 
     def all_rounds(self) -> str:
         """Return a sentence about the rounds done."""
@@ -68,6 +71,7 @@ class _Run:
         initial, buffers = self._initial()
         checkpoint = self.experiment.open(initial)
         self.round, self.state = checkpoint.round, checkpoint.model
+        self.types = {name: array.dtype for name, array in initial.items()}
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
         aggregation.recall(checkpoint.memory, checkpoint.memory_rest)
         first, last = self.round + 1, self.round + self.run.rounds
@@ -145,7 +149,7 @@ class _Run:
                 events[device].update(status="left-out", reason=self._why_not(device))
 
         trained, asked, extra = self._train(number, clients, aggregation, events)
-        self.state = aggregation.aggregate(number, self.state, [trained[device] for device in sorted(trained)])
+        self.state = aggregation.aggregate(number, self.state, trained)
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
 
         memory, rest = aggregation.remember()
@@ -209,6 +213,7 @@ class _Run:
         answers = self.fleet.exchange(names, "train", content, self.run.round_timeout)
 
         updates: dict[str, State] = {}
+        unsound = []
         for device in names:
             reply = answers.get(device) or Reply(b"", {}, "its connection ended", 0.0)
             event = events[device]
@@ -217,18 +222,20 @@ class _Run:
                 measured = replies.trained(device, reply)
                 seconds_client = measured.pop("seconds_client", reply.seconds)
                 event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
-                updates[device] = replies.update(device, reply, self.state)
+                updates[device] = replies.update(device, reply, self.state, self.types)
                 event["status"] = "ok"
             except ValueError as error:
                 event.update(status="late" if reply.late else "failed", reason=str(error))
                 self._problem(device, f"{error}; it is left out of round {number}", number)
                 self._log_trace(device, reply.trace)
                 self.fleet.forget(device)
+                unsound += [device] if isinstance(error, replies.Unsound) else []
         if len(updates) < max(1, self.run.min_clients):
             reasons = "; ".join(str(events[device].get("reason")) for device in names if device not in updates)
             raise RunFailed(
                 f"{len(updates)} of {len(names)} devices gave a usable update in round {number}, but fl_min_clients is "
                 f"{self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
+                + (self._whose_fault() if set(names) == set(unsound) else "")
             )
         try:
             shares = weights.resolve(self.run.weights, {device: events[device]["examples"] for device in updates})
@@ -241,6 +248,16 @@ class _Run:
             metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
             result[device] = (state, metrics)
         return result, len(names), extra
+
+    def _whose_fault(self) -> str:
+        """Return sentences for when all devices diverge: it may not be theirs."""
+        if not self.round:
+            return ". All devices diverge from the first model: a smaller fl_learning_rate may help"
+        path = path_of(self.experiment.checkpoints, self.round)
+        return (
+            f". All devices diverge from the model of round {self.round}, which may be what is wrong: try a smaller "
+            f"fl_learning_rate; or, to go on from the round before, remove {path}"
+        )
 
     def _evaluate(
         self, number: int, clients: list[str], aggregation: Aggregation, extra: dict[str, Any],

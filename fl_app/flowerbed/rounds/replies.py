@@ -3,16 +3,23 @@
 Every function raises ValueError with a sentence that names the device.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import tensors
+from . import sound
 from .fleet import Reply
-from .strategy import State
+from .sound import State
 
 _LARGEST = 1e300  # which NaN is not below either
 _MAY = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
+
+
+class Unsound(ValueError):
+    """What a device computed is not finite, or the like: so it is when training diverges."""
 
 
 def trained(device: str, reply: Reply) -> dict[str, Any]:
@@ -25,17 +32,21 @@ def scored(device: str, reply: Reply) -> dict[str, Any]:
     return _numbers(device, reply, "score", ("examples", "loss", "accuracy", "seconds_evaluate"))
 
 
-def update(device: str, reply: Reply, model: State) -> State:
-    """Return the tensors of an update, which have the names and shapes of those of `model`, and are finite."""
+def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
+    """Return the tensors of an update, in the model's own `types`, with the names and shapes of those of `model`.
+
+    They can be averaged and squared: the order of updates does not decide in which type they are summed. Raises
+    Unsound if they can't.
+    """
     try:
         state = tensors.unpack(reply.packed)
     except tensors.TensorError as error:
         raise ValueError(f"{device} sent an update that cannot be read: {error}") from None
     if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in model.items()}:
         raise ValueError(f"{device} sent an update with other tensors than the model's")
-    bad = [name for name, array in state.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(f"{device} sent an update with NaN or infinite values in {', '.join(bad[:3])}")
+    state = sound.brought(state, types)
+    if fault := sound.faults(state, model, types):
+        raise Unsound(f"{device} sent an update with {fault}")
     return state
 
 
@@ -47,7 +58,8 @@ def _numbers(device: str, reply: Reply, what: str, needed: tuple[str, ...]) -> d
     for name, value in found.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < _LARGEST:
-            raise ValueError(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
+            kind = Unsound if isinstance(value, float) and not math.isfinite(value) else ValueError
+            raise kind(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
     if not isinstance(found["examples"], int) or found["examples"] < 1:
         raise ValueError(f"{device} sent examples = {found['examples']}, which is not a number of examples")
     return found

@@ -1,5 +1,7 @@
 """Flower's strategies, by name: what they are given, what they give back, and what they remember between rounds."""
 
+import contextlib
+import copy
 import inspect
 import json
 import random
@@ -14,9 +16,10 @@ from flwr.serverapp.strategy import FedAvg, FedAvgM, QFedAvg
 from flwr.serverapp.strategy.fedopt import FedOpt
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from . import sound
 from .config import RunFailed
+from .sound import State
 
-State = dict[str, np.ndarray]
 WEIGHT = "weight"
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
 _SERVER_OPTIMISERS = (FedOpt, FedAvgM, QFedAvg)
@@ -67,38 +70,81 @@ class Aggregation:
         configure = strategy.configure_train if kind == "train" else strategy.configure_evaluate
         config = ConfigRecord()
         try:
-            messages = list(configure(round_number, _record(self._learnt(state)), config, _Nodes(nodes)))
+            arrays = _record(self._learnt(_calm(state, _kept(state))))
+            messages = list(configure(round_number, arrays, config, _Nodes(nodes)))
         except Exception as error:
             raise self._failed(f"choose the devices of round {round_number}", error) from None
         values = {key.replace("-", "_"): value for key, value in config.items() if key != "server-round"}
         return sorted(message.metadata.dst_node_id for message in messages), values
 
-    def aggregate(self, round_number: int, before: State, updates: list[tuple[State, dict[str, float]]]) -> State:
-        """Return the new global model from `updates`: each a device's tensors, and its weight, loss and accuracy.
+    def aggregate(
+        self, round_number: int, before: State, updates: Mapping[str, tuple[State, dict[str, float]]]
+    ) -> State:
+        """Return the new global model from `updates`: each device's tensors, and its weight, loss and accuracy.
 
-        Raises RunFailed if the strategy cannot make a model of them.
+        Raises RunFailed if the strategy cannot make a model of them, or makes one that cannot be trained from.
         """
+        strategy = _copy(self.strategy)
+        after = self._made(round_number, before, updates)
+        fault = self._fault(after, before)
+        if not fault:
+            return after
+        single = []
+        for device in updates if len(updates) > 1 else ():
+            self.strategy = _copy(strategy)
+            with contextlib.suppress(RunFailed):
+                others = {name: update for name, update in updates.items() if name != device}
+                if not self._fault(self._made(round_number, before, others), before):
+                    single.append(f"{device} (loss {updates[device][1]['loss']:g})")
+        cause = "no single update is the cause: change fl_strategy_args, or the local training"
+        if 0 < len(single) < len(updates):
+            cause = f"it would not be so without the update of {', '.join(single)}"
+        raise RunFailed(
+            f"{self._called()} made a model with {fault} in round {round_number}, which is not saved; {cause}. "
+            f"Round {round_number - 1} is the last one finished"
+        )
+
+    def _made(self, round_number: int, before: State, updates: Mapping[str, tuple[State, dict[str, float]]]) -> State:
+        """Return what the strategy makes of updates."""
+        devices = sorted(updates)
+        kept = _kept(before)
+        given = [(_calm(updates[device][0], kept), updates[device][1]) for device in devices]
         try:
-            record, _ = self.strategy.aggregate_train(
-                round_number, [_reply(self._learnt(arrays), metrics) for arrays, metrics in updates]
-            )
+            with np.errstate(all="ignore"):  # what comes of it is looked at
+                record, _ = self.strategy.aggregate_train(
+                    round_number, [_reply(self._learnt(arrays), metrics) for arrays, metrics in given]
+                )
         except Exception as error:
             raise self._failed(f"aggregate round {round_number}", error) from None
         if record is None or record.keys() != self._learnt(before).keys():
             raise RunFailed(f"{self.name} made no model of the {len(updates)} updates of round {round_number}")
         state = {name: np.asarray(array.numpy()) for name, array in record.items()}
         if self._apart:
-            rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in updates]
+            rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in given]
             state |= {name: array.numpy() for name, array in aggregate_arrayrecords(rest, WEIGHT).items()}
-        return {name: _as_before(state[name], array) for name, array in before.items()}
+        with np.errstate(all="ignore"):
+            after = {name: _as_before(state[name], array) for name, array in before.items()}
+        for name in kept:
+            held = [places for state, _ in updates.values() if (places := sound.extreme(state[name])) is not None]
+            after[name] = np.where(np.any(held, axis=0), before[name], after[name]) if held else after[name]
+        return after
+
+    def _fault(self, after: State, before: State) -> str:
+        """Return what is wrong with a model that was made, or with what the strategy remembers of it."""
+        fault = sound.faults(after, before, {name: array.dtype for name, array in after.items()})
+        memory = ", ".join(sound.not_finite(self.remember()[0])[:3])
+        return fault or (f"NaN or infinite values in its own {memory}" if memory else "")
 
     def _failed(self, what: str, error: Exception) -> RunFailed:
         """Flower checks few of a strategy's arguments: a bad one may raise anything, and only now."""
-        given = f" with fl_strategy_args {json.dumps(self._arguments)}" if self._arguments else ""
-        return RunFailed(f"{self.name} could not {what}{given}: {type(error).__name__}: {error}")
+        return RunFailed(f"{self._called()} could not {what}: {type(error).__name__}: {error}")
+
+    def _called(self) -> str:
+        return self.name + (f" with fl_strategy_args {json.dumps(self._arguments)}" if self._arguments else "")
 
     def _learnt(self, state: State) -> State:
-        return {name: array for name, array in state.items() if name not in self._apart}
+        """Return what Flower gets, in an order of our own: some strategies make lists of it, and go by places."""
+        return {name: state[name] for name in sorted(state) if name not in self._apart}
 
     def _only_apart(self, state: State) -> State:
         return {name: array for name, array in state.items() if name in self._apart}
@@ -130,7 +176,7 @@ class Aggregation:
             return
         for attribute, kind in memory["attributes"].items():
             here = {name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute}
-            value = {name: np.array(array) for name, array in here.items()}
+            value = {name: np.array(here[name]) for name in sorted(here)}
             restored = _record(value) if kind == "record" else value
             if kind == "list":
                 restored = [value[str(index)] for index in range(len(value))]
@@ -180,6 +226,28 @@ def _parameters(kind: type) -> set[str]:
         known |= set(inspect.signature(base.__init__).parameters)
     return known - {"self", "args", "kwargs", "weighted_by_key", "arrayrecord_key", "configrecord_key",
                     "train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}  # fmt: skip
+
+
+def _kept(state: State) -> list[str]:
+    """Return the names of tensors with values that devices only hand on, as a mask of -inf."""
+    return [name for name, array in state.items() if sound.extreme(array) is not None]
+
+
+def _calm(state: State, kept: list[str]) -> State:
+    """Return tensors that Flower can reckon with: 0 for the extremes in those of `kept`, and none in half precision."""
+    result = {}
+    for name, array in state.items():
+        if name in kept and (places := sound.extreme(array)) is not None:
+            array = np.where(places, array.dtype.type(0), array)
+        result[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+    return result
+
+
+def _copy(strategy: FedAvg) -> FedAvg:
+    """Return a strategy that goes on by itself: Flower's replace what they remember, but empty a record."""
+    other = copy.copy(strategy)
+    vars(other).update({name: item.copy() for name, item in vars(other).items() if isinstance(item, ArrayRecord)})
+    return other
 
 
 def _record(state: State) -> ArrayRecord:

@@ -25,6 +25,8 @@ LIMITS: dict[str, Limit] = {
     "fl_round_timeout": ABOVE_0,
     "fl_min_clients": AT_LEAST_1,
     "fl_wait_clients": AT_LEAST_0,
+    "fl_keep_checkpoints": AT_LEAST_1,
+    "fl_examples_cap": (lambda number: number > 1, " above 1"),
     "fl_server_port": PORT,
     "fl_node_port": PORT,
     "raspberry_pi_swap": AT_LEAST_0,
