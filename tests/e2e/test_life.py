@@ -115,8 +115,26 @@ def test_another_data_set_is_refused_with_the_difference(garden):
     assert "dataset.seed was 0 and is now 7" in words
 
 
+def test_a_device_whose_last_deployment_failed_or_that_kept_other_data_is_left_out(garden):
+    manifest = garden.home("server") / "shards/manifest.json"
+    fingerprints = json.loads(manifest.read_text())["fingerprints"]
+    hosts = ["server", *garden.devices]
+    assert {host: garden.trainer(host)["fingerprint"] for host in hosts} == fingerprints
+    record, text = garden.home("server") / "deployed.json", manifest.read_text()
+    deployed = json.loads(record.read_text())
+    record.write_text(json.dumps({host: deployed[host] for host in deployed if host != "rpi-1"}))
+    manifest.write_text(text.replace(fingerprints["server"], "0" * 16))  # split anew, but not placed
+    assert "server has data of another deployment" in garden.fail("run_round", experiment="strayed", dataset_seed=7)
+    manifest.write_text(text)
+    garden.run("strayed", 1, dataset_seed=7)
+    record.write_text(json.dumps(deployed))
+    said = {event["device"]: event.get("reason") for event in garden.events("strayed", "device")}
+    assert said.pop("rpi-1") == "rpi-1 is left out: its last deployment failed, or there was none: run deploy.yml"
+    assert set(said.values()) == {None}
+
+
 def test_stop_leaves_no_process_and_reset_no_file_but_the_runs(garden):
-    garden.run("kept", 1, dataset_seed=7)  # with what the last test deployed
+    garden.run("kept", 1, dataset_seed=7)  # with what was deployed before
     garden.play("playbooks/stop")
     assert garden.processes() == {}
     garden.play("playbooks/reset", confirm=True)

@@ -9,6 +9,7 @@ import pytest
 import fleet
 import images
 from flowerbed import tensors
+from flowerbed.client.trainer import TrainerError
 from flowerbed.rounds import checkpoint as checkpoints
 
 # The default task; what a device does besides is read from a file in its folder, at every call.
@@ -276,10 +277,47 @@ def test_a_device_with_other_task_code_is_told_to_deploy(garden):
     assert event["status"] == "left-out" and "run deploy.yml" in event["reason"]
 
 
+def test_a_device_with_another_deployments_data_or_whose_last_deployment_failed_is_left_out(garden):
+    """d1 has the data of an earlier deployment, d2's last one failed; d0 is as the manifest says."""
+    for host in ("server", *garden.devices):
+        configure(garden, host, shard=True)
+    try:
+        garden.start()
+        found = {host: garden.trainer(host).health()["fingerprint"] for host in ("server", *garden.devices)}
+        assert len({*found.values()}) == 4
+        dataset = garden.config("")["dataset"] | {"fingerprints": {**found, "d1": "0123456789abcdef"}}
+        code, said = garden.run("strayed", dataset=dataset, undeployed=["d2"])
+        assert (code, said) == (0, "round 1 is done")
+        events = garden.events("strayed", "device")
+        assert [event["status"] for event in events] == ["ok", "left-out", "left-out"]
+        both = f"{found['d1']}, but this run is of 0123456789abcdef"
+        assert events[1]["reason"] == f"d1 has data of another deployment ({both}): run deploy.yml"
+        assert events[2]["reason"] == "d2 is left out: its last deployment failed, or there was none: run deploy.yml"
+        assert garden.events("strayed", "problem")[0]["message"] == events[2]["reason"]
+        assert all("heldout_loss" not in event for event in events[1:])
+
+        with pytest.raises(TrainerError, match="d1 has data of another deployment"):
+            garden.trainer("d1").call("train", initial(garden), {**garden.task_config(1), "fingerprint": "other"})
+        dataset["fingerprints"] = {**found, "server": None}
+        code, said = garden.run("strayed-server", dataset=dataset)
+        assert code == 1 and "the server's trainer made no model: server has data of another deployment" in said
+        code, said = garden.run("nobody", undeployed=garden.devices)
+        assert (code, said) == (1, "the last deployment of every device failed, or there was none: run deploy.yml")
+    finally:
+        for host in ("server", *garden.devices):
+            configure(garden, host, shard=False)
+
+
+def configure(garden, host, **changes):
+    path = garden.folder / host / "trainer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    garden.signal(host, "trainer")
+
+
 def test_devices_that_number_their_classes_differently_are_refused(garden):
     for device, classes in {"d0": ["cat", "dog"], "d1": ["dog"]}.items():
         images.write(garden.folder / device / "photos", classes, 4)
-        use_data(garden, device, "photos")
+        configure(garden, device, data="photos")
     try:
         garden.start()
         code, sentence = garden.run("classes")
@@ -293,13 +331,7 @@ def test_devices_that_number_their_classes_differently_are_refused(garden):
         assert [event["status"] for event in garden.events("one-list", "device")] == ["ok", "ok", "failed"]
     finally:
         for device in ("d0", "d1"):
-            use_data(garden, device, "data")
-
-
-def use_data(garden, device, folder):
-    path = garden.folder / device / "trainer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": folder}))
-    garden.signal(device, "trainer")
+            configure(garden, device, data="data")
 
 
 def test_a_device_that_the_inventory_does_not_know_is_refused(garden):

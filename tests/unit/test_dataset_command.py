@@ -14,7 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from flowerbed import dataset
-from flowerbed.dataset import DatasetError, config, fashion_mnist, store
+from flowerbed.dataset import DatasetError, config, fashion_mnist, shards, store
 from flowerbed.dataset.__main__ import main, make
 
 APP = Path(dataset.__file__).parents[2]
@@ -88,6 +88,30 @@ def test_another_process_writes_the_same_bytes(tmp_path, write, partition):
     assert other.stderr == "" and json.loads(other.stdout) == {"changed": True, "manifest": manifest}
     assert digest(tmp_path / "shards") == digest(tmp_path / "other")
     assert sorted(os.listdir(tmp_path)) == ["dataset.json", "other", "shards"]  # no caches in the user's home
+
+
+def test_the_manifest_has_every_hosts_fingerprint_as_its_trainer_finds_it(tmp_path, write):
+    """Ten devices, then nine of them: what the tenth still has is no part of the new split."""
+    first, second = (run(write(devices=devices))["manifest"] for devices in (DEVICES, DEVICES[:2]))
+    assert set(first["fingerprints"]) == {"server", *DEVICES} and len({*first["fingerprints"].values()}) == 4
+    assert set(second["fingerprints"]) == {"server", *DEVICES[:2]}
+    assert second["fingerprints"]["server"] == first["fingerprints"]["server"]  # the test set is split off before
+    for host, fingerprint in second["fingerprints"].items():
+        assert shards.fingerprint(str(tmp_path / "shards" / host)) == fingerprint
+        assert host == "server" or fingerprint != first["fingerprints"][host]
+    assert run(write(devices=DEVICES))["manifest"] == first
+
+
+def test_a_manifest_without_fingerprints_is_made_anew(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(store, "FORMAT", 1)
+    now = run(write())["manifest"]
+    (tmp_path / "shards/manifest.json").write_text(json.dumps({**now, "fingerprints": None}))
+    state = json.loads((tmp_path / "shards/.state.json").read_text())
+    state["files"]["manifest.json"] = store._stat(str(tmp_path / "shards/manifest.json"))
+    (tmp_path / "shards/.state.json").write_text(json.dumps(state))
+    assert run(write()) == {"changed": False, "manifest": {**now, "fingerprints": None}}
+    monkeypatch.undo()
+    assert run(write()) == {"changed": True, "manifest": now}
 
 
 def test_a_second_run_changes_nothing_and_loads_nothing(tmp_path, write):

@@ -112,6 +112,19 @@ def test_a_corrupt_image_on_the_device_is_named(tmp_path):
         shards.read(str(tmp_path))
 
 
+def test_a_fingerprint_is_of_both_files_and_of_nothing_else(tmp_path):
+    assert shards.fingerprint(str(tmp_path)) is None
+    seen = set()
+    for split in ("train", "heldout"):
+        np.savez(tmp_path / f"{split}.npz", x=X, y=Y)
+        seen.add(shards.fingerprint(str(tmp_path)))
+    (tmp_path / "notes.txt").write_text("mine")
+    seen.add(shards.fingerprint(str(tmp_path)))
+    (tmp_path / "train.npz").unlink()
+    seen.add(shards.fingerprint(str(tmp_path)))
+    assert len(seen) == 3 and all(len(fingerprint) == 16 for fingerprint in seen)
+
+
 @pytest.mark.parametrize("path", ON_DEVICES, ids=lambda path: path.name)
 def test_the_syntax_is_that_of_python_3_6(path):
     ast.parse(path.read_text(), feature_version=(3, 6))

@@ -91,6 +91,14 @@ def test_another_model_or_data_set_is_refused_with_the_difference(tmp_path, mode
         Experiment(run(tmp_path, **changes)).open(model)
 
 
+def test_an_experiment_that_began_without_fingerprints_of_devices_goes_on(tmp_path):
+    Experiment(run(tmp_path)).open(MODEL)
+    dataset = {"name": "digits", "alpha": 0.5, "fingerprints": {"d0": "0123456789abcdef"}, "warnings": ["d0 is small"]}
+    assert Experiment(run(tmp_path, dataset=dataset)).open(MODEL).round == 0
+    with pytest.raises(RunFailed, match="dataset.alpha was 0.5 and is now 0.1"):
+        Experiment(run(tmp_path, dataset={**dataset, "alpha": 0.1})).open(MODEL)
+
+
 def test_other_settings_may_change_and_are_recorded(tmp_path):
     Experiment(run(tmp_path)).open(MODEL)
     Experiment(run(tmp_path, config={"learning_rate": 0.1}, rounds=7)).open(MODEL)

@@ -53,8 +53,11 @@ def handle(
     A failure is no exception: the metrics then have `error`, a sentence, and `trace`.
     """
     started = time.monotonic()
+    config = {**config, **client.overrides}
+    if "fingerprints" in config:
+        config["fingerprint"] = config.pop("fingerprints").get(client.name)
     try:
-        result, metrics = trainer.call_in_parts(job, arrays, {**config, **client.overrides})
+        result, metrics = trainer.call_in_parts(job, arrays, config)
     except TrainerError as error:
         return Parts(), {"error": str(error), "trace": error.trace}
     metrics["seconds_client"] = time.monotonic() - started

@@ -3,6 +3,7 @@
 numpy alone (Pillow for images), on Python 3.6: this runs inside a device's trainer.
 """
 
+import hashlib
 import os
 
 import numpy as np
@@ -32,6 +33,24 @@ def read(folder, heldout=0.1, size=None):
 def classes(folder):
     """Return the names of the classes of the data in `folder`, by label, or None where it has only their numbers."""
     return None if any(map(os.path.exists, _files(folder))) else class_folders.class_names(folder)
+
+
+def fingerprint(folder):
+    """Return 16 hex digits that change with the .npz files in `folder`, or None where it has none."""
+    sums = {}
+    for path in filter(os.path.isfile, _files(folder)):
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+        sums[os.path.basename(path)] = digest.hexdigest()
+    return joint_fingerprint(sums) if sums else None
+
+
+def joint_fingerprint(sums):
+    """Return the fingerprint of files, given the SHA-256 of each by its name."""
+    text = "".join("%s %s\n" % (sums[name], name) for name in sorted(sums))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def _files(folder):

@@ -12,9 +12,10 @@ import numpy as np
 from flowerbed.dataset import DatasetError
 from flowerbed.dataset.build import Shards, loader
 from flowerbed.dataset.config import Config
+from flowerbed.dataset.shards import joint_fingerprint
 
 MANIFEST, STATE, STAGING = "manifest.json", ".state.json", ".staging"
-FORMAT = 1  # raise it when the same input gives other shards
+FORMAT = 2  # raise it when the same input gives other shards, or another manifest
 
 
 class Store:
@@ -33,7 +34,10 @@ class Store:
         return None
 
     def write(self, shards: Shards, manifest: dict, check: bool = False) -> bool:
-        """Bring the folder up to date, unless `check`; return whether it differs. Raises DatasetError."""
+        """Bring the folder up to date, unless `check`; return whether it differs. Raises DatasetError.
+
+        Adds each host's fingerprint, which its trainer finds in its own part, to the manifest.
+        """
         try:
             return self._write(shards, manifest, check)
         except OSError as error:
@@ -44,14 +48,22 @@ class Store:
 
     def _write(self, shards: Shards, manifest: dict, check: bool) -> bool:
         shutil.rmtree(self._path(STAGING), ignore_errors=True)
-        text = json.dumps(manifest, indent=2).encode() + b"\n"
         changed = []
-        for name in [*shards, MANIFEST]:
-            content = _npz(*shards[name]) if name in shards else text
+
+        def place(name: str, content: bytes) -> None:
             if content != self._content(name):
                 changed.append(name)
                 if not check:
                     _save(self._path(STAGING, name), content)
+
+        sums: dict[str, dict[str, str]] = {}
+        for name, arrays in shards.items():
+            content = _npz(*arrays)
+            host, file = name.split("/")
+            sums.setdefault(host, {})[file] = hashlib.sha256(content).hexdigest()
+            place(name, content)
+        manifest["fingerprints"] = {host: joint_fingerprint(files) for host, files in sums.items()}
+        place(MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
         names = {*shards, MANIFEST}
         stale = [name for name in self.state["files"] if name not in names and os.path.exists(self._path(name))]
         if not check:

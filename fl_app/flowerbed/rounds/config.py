@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..dataset.config import SERVER
+
 
 class RunFailed(Exception):
     """The run cannot start or go on; the message is a sentence for its user."""
@@ -19,10 +21,11 @@ class RunConfig:
     """One run of an experiment. Times are in seconds.
 
     `config` is what a task's `train` and `evaluate` receive, and `overrides` what single devices have otherwise (they
-    know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`;
-    `keep_checkpoints` is how many are kept besides the best round's; `examples_cap` how many times the median a
-    device's own number of examples may be; `trainer` and `control` are Unix sockets on the server. `experiment_id`
-    tells one experiment from another, and from one that was begun anew under its name.
+    know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`, and
+    `undeployed` those that take no part, for their last deployment failed or there was none; `own_data` those with data
+    of their own, not from the server; `keep_checkpoints` is how many are kept besides the best round's; `examples_cap`
+    how many times the median a device's own number of examples may be; `trainer` and `control` are Unix sockets on the
+    server. `experiment_id` tells one experiment from another, and from one that was begun anew under its name.
     """
 
     experiment: str
@@ -33,6 +36,8 @@ class RunConfig:
     trainer: str
     weights: dict[str, Any]
     config: dict[str, Any]
+    undeployed: list[str] = dataclasses.field(default_factory=list)
+    own_data: list[str] = dataclasses.field(default_factory=list)
     overrides: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     control: str = ""
     seed: int = 0
@@ -52,6 +57,14 @@ class RunConfig:
     def devices(self) -> list[str]:
         """The names of the devices of this run, in order."""
         return list(self.weights)
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """The fingerprint of what each host must have of the data set (None: nothing), or {} where that isn't known."""
+        known = self.dataset.get("fingerprints", {} if self.dataset.get("name") == "device" else None)
+        if known is None:
+            return {}
+        return {host: None if host in self.own_data else known.get(host) for host in [SERVER, *self.devices]}
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> "RunConfig":
@@ -74,10 +87,17 @@ class RunConfig:
             raise RunFailed(f"{path} cannot be used as a run's configuration: {error}") from None
 
     def task_config(self, round_number: int) -> dict[str, Any]:
-        """Return what a task receives in round `round_number`: the user's values and what the data set tells."""
+        """Return what a device receives in round `round_number`: the user's values and what the data set tells."""
         shape, classes = self.dataset.get("shape"), self.dataset.get("classes")
         known: dict[str, Any] = {"channels": shape[-1]} if shape else {}
         if classes:
             known["classes"] = len(classes)
-        own = {"seed": self.seed, "round": round_number, "task_hash": self.task_hash}
-        return {**known, **self.config, **own, "experiment_id": self.experiment_id}
+        known |= {**self.config, "seed": self.seed, "round": round_number, "task_hash": self.task_hash}
+        known["experiment_id"] = self.experiment_id
+        return {**known, "fingerprints": self.fingerprints} if self.fingerprints else known
+
+    def server_config(self, round_number: int) -> dict[str, Any]:
+        """Return what the server's own trainer receives."""
+        config = self.task_config(round_number)
+        fingerprints = config.pop("fingerprints", None)
+        return {**config, "fingerprint": fingerprints[SERVER]} if fingerprints else config

@@ -24,6 +24,8 @@ _FREE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
     "link", "seed", "task_hash",
 )  # fmt: skip
+# Says nothing of the examples, whose fingerprint is compared; and an experiment may have begun without it.
+_NO_DIFFERENCE = ("dataset.fingerprints", "dataset.warnings")
 
 
 class Experiment:
@@ -111,6 +113,7 @@ class Experiment:
             except (OSError, ValueError) as error:
                 raise RunFailed(f"{path} cannot be read ({error}): restore it, or choose another experiment") from None
             found = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
+            found = [difference for difference in found if not difference.startswith(_NO_DIFFERENCE)]
             differing = sorted(found, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
             if differing:
                 raise RunFailed(

@@ -58,7 +58,8 @@ class _Run:
         self.run = run
         self.experiment = experiment
         self.stop = stop
-        self.fleet = Fleet(grid, run.devices, stop, max(run.wait_clients, 1.0))
+        self.deployed = [device for device in run.devices if device not in run.undeployed]
+        self.fleet = Fleet(grid, self.deployed, stop, max(run.wait_clients, 1.0))
         self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
         self.round = 0
@@ -102,7 +103,7 @@ class _Run:
     def _initial(self) -> tuple[State, set[str]]:
         """Return the tensors of a new model, and the names of those that are not learnt."""
         try:
-            packed, about = self.evaluator.result(self.evaluator.begin("initial", b"", self.run.task_config(0)))
+            packed, about = self.evaluator.result(self.evaluator.begin("initial", b"", self.run.server_config(0)))
             self.has_test = self.evaluator.has_test
         except TrainerError as error:
             self._log_trace("server", error.trace)
@@ -110,7 +111,11 @@ class _Run:
         return tensors.unpack(packed), set(json.loads(about["buffers"]))
 
     def _wait_for_devices(self) -> None:
-        wanted = self.run.devices
+        for device in self.run.undeployed:
+            self._problem(device, self._why_not(device) or "")
+        wanted = self.deployed
+        if not wanted:
+            raise RunFailed("the last deployment of every device failed, or there was none: run deploy.yml")
         here = self.fleet.wait_for(len(wanted), self.run.wait_clients)
         missing = [device for device in wanted if device not in here]
         if len(here) < self.run.min_clients:
@@ -183,6 +188,8 @@ class _Run:
 
     def _why_not(self, device: str) -> str | None:
         """Return why a device can't take part, or None."""
+        if device in self.run.undeployed:
+            return f"{device} is left out: its last deployment failed, or there was none: run deploy.yml"
         if not self.fleet.connected(device):
             return f"{device} is not connected, or does not answer"
         about = self.fleet.about[device]
@@ -191,6 +198,10 @@ class _Run:
         known = about.get("task_hash")
         if known and self.run.task_hash and known != self.run.task_hash:
             return f"{device} has task code {known}, but this run is of {self.run.task_hash}: run deploy.yml"
+        if about.get("ready") and self.run.fingerprints:  # one that still loads compares it itself
+            found, wanted = about.get("fingerprint"), self.run.fingerprints[device]
+            if found != wanted:
+                return f"{device} has data of another deployment ({found}, but this run is of {wanted}): run deploy.yml"
         return None
 
     def _train(
@@ -269,7 +280,7 @@ class _Run:
         """
         packed = tensors.pack(self.state)
         config = self.run.task_config(number)
-        test = self.evaluator.begin("evaluate", packed, config) if self.has_test else None
+        test = self.evaluator.begin("evaluate", packed, self.run.server_config(number)) if self.has_test else None
         able = [self.fleet.index(device) for device in clients if self.fleet.about[device].get("heldout_examples", 1)]
         chosen: list[int] = []
         try:

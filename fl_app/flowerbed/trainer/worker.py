@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from .. import tensors
+from ..dataset import shards
 from . import compiler, processors
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
@@ -18,7 +19,7 @@ from .slots import Slots
 
 RETRY_SECONDS = 2
 # What may change from one call to the next; whatever else does begins anew, see `_begin`.
-_PASSING = ("seed", "round", "task_hash")
+_PASSING = ("seed", "round", "task_hash", "fingerprint")
 
 
 class Refused(ValueError):
@@ -28,8 +29,9 @@ class Refused(ValueError):
 class Worker:
     """The trainer's state and its jobs. All methods but `health` run on the jobs thread.
 
-    `config` is the content of trainer.json: name, task (path), data (folder), threads (0: as many as there are
-    processors, or 1 where trainers take turns), slots (see Slots), and the options that `load_data` receives.
+    `config` is the content of trainer.json: name, task (path), data (folder), whether that is a shard, made by a
+    deployment, threads (0: as many as there are processors, or 1 where trainers take turns), slots (see Slots), and the
+    options that `load_data` receives.
     """
 
     def __init__(self, config):
@@ -38,7 +40,8 @@ class Worker:
         self.ready = False
         self.problem = None
         self._begun = self._tried = 0.0  # the last warm-up: its begin on the monotonic clock, its end
-        self.facts = {"task_hash": tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None}
+        task_hash = tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None
+        self.facts = {"task_hash": task_hash, "fingerprint": None}
         self.train_data = self.heldout_data = None
         shared = bool(config.get("slots"))
         self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
@@ -73,6 +76,8 @@ class Worker:
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._seed({})  # whatever a task draws to split or shuffle its data, it draws again
             self._task = tasks.load(self.config["task"])
+            if self.config.get("shard"):  # a user's own data may be of any size, and nothing is compared with it
+                self.facts["fingerprint"] = shards.fingerprint(self.config["data"])
             if self.config["data"]:  # a server may have no test set
                 self.train_data, self.heldout_data = self._load_data()
             classes = getattr(self.train_data, "classes", None)
@@ -147,13 +152,16 @@ class Worker:
         )  # fmt: skip
 
     def check(self, config):
-        """Refuse work while not ready, or for another task than this trainer's."""
+        """Refuse work while not ready, or for another task or other data than this trainer's."""
         if self.problem:
             raise Refused("the trainer of %s is not usable: %s" % (self.name, self.problem))
         wanted = config.get("task_hash")
         if wanted and wanted != self.facts["task_hash"]:
             raise Refused("%s has task code %s, but this run is of %s: run deploy.yml to bring it up to date"
                           % (self.name, self.facts["task_hash"], wanted))  # fmt: skip
+        if config.get("fingerprint", self.facts["fingerprint"]) != self.facts["fingerprint"]:
+            raise Refused("%s has data of another deployment (%s, but this run is of %s): run deploy.yml"
+                          % (self.name, self.facts["fingerprint"], config["fingerprint"]))  # fmt: skip
 
     def _begin(self, config):
         """Give another experiment, or configuration, a module as if freshly imported, with data and model of its own.
