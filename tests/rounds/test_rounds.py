@@ -99,6 +99,11 @@ def test_the_global_model_is_the_weighted_sum_of_the_devices_models(garden, name
         assert said[device]["weight"] == pytest.approx(share)
         assert said[device]["status"] == ("ok" if share else "skipped")
         assert said[device]["heldout_examples"] == 20
+    heldout = {"examples": [1, 1, 1], "uniform": [1, 1, 1]}.get(name, choice)  # each holds out as many
+    [done] = garden.events(name, "round")
+    for metric in ("heldout_loss", "heldout_accuracy"):
+        wanted = np.average([said[device][metric] for device in garden.devices], weights=heldout)
+        assert done[metric] == pytest.approx(wanted)
 
 
 def test_one_device_with_all_the_weight_is_plain_local_training(garden):
@@ -252,6 +257,12 @@ def test_too_few_devices_end_the_run_with_their_names(garden):
     code, sentence = garden.run("few", min_clients=3, wait_clients=1)
     assert code == 1
     assert "2 of 3 devices connected within 1 s" in sentence and "missing: d1" in sentence
+
+
+def test_devices_of_weight_0_alone_are_told_to_be_so(garden):
+    garden.signal("d2", "client")
+    code, sentence = garden.run("weightless", weights={"d0": 0, "d1": 0, "d2": 1}, wait_clients=1)
+    assert code == 1 and "the devices that can take part in round 1, d0, d1, have fl_weight 0" in sentence
 
 
 def test_weights_are_checked_before_the_first_round(garden):

@@ -247,6 +247,7 @@ LIES = {
     "text for numbers": lambda packed: (packed, good(packed)[1] | {"loss": "low"}),
     "nothing for numbers": lambda packed: (packed, good(packed)[1] | {"loss": None}),
     "text for examples": lambda packed: (packed, good(packed)[1] | {"examples": "many"}),
+    "per cent": lambda packed: (packed, good(packed)[1] | {"accuracy": 28.1}),
     "no examples": lambda packed: (packed, good(packed)[1] | {"examples": 0}),
     "a list": lambda packed: (packed, [1, 2]),
     "a number": lambda packed: (packed, 5),
@@ -303,17 +304,17 @@ SCORE = {"loss": 1.0, "accuracy": 0.5, "examples": 20, "seconds_evaluate": 0.1}
 FALSE_SCORES = {
     "text": SCORE | {"loss": "low"}, "nothing": SCORE | {"loss": None}, "list": SCORE | {"accuracy": [1]},
     "many": SCORE | {"examples": "many"}, "negative": SCORE | {"examples": -20}, "error": {"error": 5},
-    "no dict": "nothing at all", "empty": {},
+    "no dict": "nothing at all", "per cent": SCORE | {"accuracy": 28.1}, "empty": {},
 }  # fmt: skip
 
 
-def run_with_liar(pair, experiment, lie, score):
+def run_with_liar(pair, experiment, lie, score, **changes):
     pair.signal("d1", "client")
     fleet.wait_until(lambda: not status(pair)["devices"]["d1"]["connected"], 10, "d1 to be gone")
     liar = Liar(pair, lie, score)
     try:
         fleet.wait_until(lambda: status(pair)["devices"]["d1"]["connected"], 10, "the liar to be in")
-        assert pair.run(experiment) == (0, "round 1 is done")
+        assert pair.run(experiment, **changes)[0] == 0
     finally:
         liar.stop()
 
@@ -332,3 +333,26 @@ def test_a_device_that_sends_a_senseless_score_is_named_and_the_round_goes_on(pa
     [event] = pair.events(f"score {name}", "round")
     assert event["heldout_accuracy"] == pair.events(f"score {name}", "device")[0]["heldout_accuracy"]
     assert "d1" in pair.events(f"score {name}", "problem")[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "counted"),
+    [("split", {"d0": {"train": 40, "heldout": 20}, "d1": {"train": 60, "heldout": 30}}, 60), ("own", None, 400)],
+)
+def test_a_device_that_claims_more_examples_than_it_can_have_does_not_own_the_model(pair, name, split, counted):
+    dataset = pair.config("")["dataset"] | ({"devices": split} if split else {"name": "device"})
+
+    def lie(packed):
+        return packed, good(packed)[1] | {"examples": 10**12}
+
+    run_with_liar(pair, f"greedy {name}", lie, SCORE | {"examples": 10**12}, rounds=2, dataset=dataset)
+    events = pair.events(f"greedy {name}", "device")
+    assert [event["weight"] for event in events] == pytest.approx([40 / (40 + counted), counted / (40 + counted)] * 2)
+    assert (events[1]["examples"], events[1]["examples_claimed"]) == (counted, 10**12)
+    heldout = 30 if split else 200
+    assert [event["heldout_weight"] for event in events[:2]] == pytest.approx(
+        [20 / (20 + heldout), heldout / (20 + heldout)]
+    )
+    problems = [event["message"] for event in pair.events(f"greedy {name}", "problem")]
+    assert len(problems) == 2 and "d1 says that it has 1000000000000 training examples, but" in problems[0]
+    assert f"{counted}: it counts as such" in problems[0] and "held-out examples, but" in problems[1]

@@ -244,3 +244,43 @@ def test_a_best_model_of_before_scores_were_told_apart_or_shares_can_be_replaced
         path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": old}))
         experiment.save(finished(2, new))
         assert checkpoints.about(path)["round"] == best
+
+
+def split(*devices, fingerprint="abc", **changes):
+    shares = {device: {"train": 100 // len(devices), "heldout": 5} for device in devices}
+    return {"name": "digits", "alpha": 0.5, "devices": shares, "fingerprint": fingerprint} | changes
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        (split("d0", "d1", "d2", fingerprint="def"), "d2 came"),
+        (split("d0", fingerprint="def"), "d1 went"),
+        (split("d1", "d9", "d8", fingerprint="def"), "d8, d9 came and d0 went"),
+    ],
+)
+def test_an_experiment_whose_devices_are_others_is_refused_with_which_came_and_went(tmp_path, dataset, reason):
+    Experiment(run(tmp_path, dataset=split("d0", "d1"))).open(MODEL)
+    with pytest.raises(RunFailed) as failed:
+        Experiment(run(tmp_path, dataset=dataset)).open(MODEL)
+    sentence = f"began with another model or data set: {reason}, among which the data set is split anew. Choose"
+    assert sentence in str(failed.value) and "abc" not in str(failed.value)
+
+
+def test_what_else_differs_follows_the_devices(tmp_path):
+    Experiment(run(tmp_path, dataset=split("d0", "d1"))).open(MODEL)
+    with pytest.raises(RunFailed, match=r"d2 came, .* split anew; dataset.alpha was 0.5 and is now 0.1. Choose"):
+        Experiment(run(tmp_path, dataset=split("d0", "d1", "d2", alpha=0.1))).open(MODEL)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"text"', "{", "[" * 100_000, "\xff"])
+def test_a_configuration_that_is_none_is_a_sentence(tmp_path, content):
+    (tmp_path / "configuration.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(RunFailed, match="configuration.json cannot be used .*: restore it, or choose another name"):
+        Experiment(run(tmp_path)).open(MODEL)
+
+
+def test_a_configuration_that_holds_other_things_is_another_experiment_s(tmp_path):
+    (tmp_path / "configuration.json").write_text('{"id": 5, "dataset": [1], "model": "text", "seed": {}}')
+    with pytest.raises(RunFailed, match="began with another model or data set"):
+        Experiment(run(tmp_path)).open(MODEL)

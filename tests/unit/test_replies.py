@@ -1,5 +1,7 @@
 """What devices send, checked: an update that could spoil the sum is refused with what is wrong, on which device."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -166,3 +168,19 @@ def test_the_order_in_which_a_device_sends_its_tensors_changes_nothing(name):
     for key in model:
         np.testing.assert_array_equal(made[0][key], made[1][key])
         assert np.abs(made[0][key] - model[key]).max() < 4
+
+
+MEASURED = {"examples": 10, "loss": 1.0, "accuracy": 0.5, "seconds_evaluate": 0.1}
+
+
+@pytest.mark.parametrize("check", [replies.trained, replies.scored])
+@pytest.mark.parametrize("accuracy", [28.1, -0.1, 1e6])
+def test_an_accuracy_that_is_no_share_is_refused_by_name(check, accuracy):
+    with pytest.raises(
+        ValueError, match=rf"d1 sent accuracy = {re.escape(f'{accuracy:g}')}, but accuracy is a share, from 0 to 1"
+    ):
+        check("d1", Reply(b"", {**MEASURED, "accuracy": accuracy}, None, 0.1))
+
+
+def test_a_mean_of_ones_in_single_precision_is_one():
+    assert replies.scored("d1", Reply(b"", {**MEASURED, "accuracy": 1.0000001}, None, 0.1))["accuracy"] == 1

@@ -1,10 +1,12 @@
 """Every strategy that can be chosen: interrupted, exchanged for another between two runs, and given bad arguments."""
 
 import gc
+import inspect
 import itertools
 import threading
 from collections.abc import Iterator
 
+import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds.checkpoint import Checkpoint
 from flowerbed.rounds.config import RunFailed
-from flowerbed.rounds.strategy import Aggregation, names
+from flowerbed.rounds.strategy import Aggregation, check, names
 
 BUFFERS = {"bn.running_var", "bn.num_batches_tracked"}
 NAMES = names()
@@ -98,10 +100,10 @@ def test_running_variances_stay_positive_and_counters_are_no_parameters(name):
         ("FedAvg", {"fraction_train": 1.5}), ("FedAvg", {"fraction_train": "half"}), ("FedAvg", {1: 2}),
         ("FedAvg", {"min_train_nodes": "two"}), ("FedAvg", {"min_available_nodes": None}), ("QFedAvg", {}),
         ("FedAvg", {"weighted_by_key": "loss"}), ("FedAvg", {"train_metrics_aggr_fn": "mean"}),
-        ("FedAdam", {"eta": "fast"}), ("FedAvgM", {"server_momentum": "0.9"}),
+        ("FedAdam", {"eta": "fast"}), ("FedAvgM", {"server_momentum": "0,9"}),
         ("MultiKrum", {"num_nodes_to_select": 0}),
         ("Krum", {"num_malicious_nodes": "one"}), ("Bulyan", {"num_malicious_nodes": 9}),
-        ("FedTrimmedAvg", {"beta": 0.5}), ("FedTrimmedAvg", {"beta": "0.1"}),
+        ("FedTrimmedAvg", {"beta": 0.5}), ("FedTrimmedAvg", {"beta": "a tenth"}), ("FedAdam", {"tau": 0}),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_a_sentence_and_never_wait(name, arguments):
@@ -121,3 +123,54 @@ def test_bad_arguments_are_a_sentence_and_never_wait(name, arguments):
     assert outcome, "it waits for ever"
     assert isinstance(outcome[0], RunFailed), repr(outcome[0])
     assert name in str(outcome[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem"),
+    [
+        ("FedAdam", {"tau": 0}, "tau is 0, but must be a number above 0"),
+        ("FedAdam", {"eta": "1e-2x"}, "eta is '1e-2x', but must be a number above 0"),
+        ("FedAdam", {"eta": [0.1]}, r"eta is \[0.1\], but must be a number above 0"),
+        ("FedAdam", {"eta": True}, "eta is True, but must be a number above 0"),
+        ("FedAdam", {"eta": float("nan")}, "eta is nan, but must be a number above 0"),
+        ("FedAdam", {"eta": 10**400}, "eta is 1000+, but must be a number above 0"),
+        ("FedYogi", {"beta_1": 1}, "beta_1 is 1, but must be a number from 0 to below 1"),
+        ("FedAdam", {"beta_2": -0.1}, "beta_2 is -0.1, but must be a number from 0 to below 1"),
+        ("FedAdagrad", {"beta_1": 0.9}, "beta_1 is not one of its arguments, which are .*eta_l.* tau"),
+        ("FedAvgM", {"server_momentum": 1.0}, "server_momentum is 1.0, but must be a number from 0 to below 1"),
+        ("FedAvgM", {"server_learning_rate": 0}, "server_learning_rate is 0, but must be a number above 0"),
+        ("QFedAvg", {"client_learning_rate": 0.1, "q": -1}, "q is -1, but must be a number of at least 0"),
+        ("QFedAvg", {}, "client_learning_rate is missing"),
+        ("FedProx", {"proximal_mu": -0.1}, "proximal_mu is -0.1, but must be a number of at least 0"),
+        ("FedAvg", {"fraction_train": 0}, "fraction_train is 0, but must be a number above 0, and at most 1"),
+        ("FedAvg", {"min_train_nodes": 1.5}, "min_train_nodes is 1.5, but must be a whole number of at least 1"),
+        ("FedAvg", {"min_train_nodes": 9}, "min_train_nodes is 9, more than the devices that train .8."),
+        ("MultiKrum", {"num_nodes_to_select": 9}, "num_nodes_to_select is 9, more than the devices that train .8."),
+        ("Krum", {"num_malicious_nodes": -1}, "num_malicious_nodes is -1, but must be a whole number of at least 0"),
+        ("Krum", {"num_malicious_nodes": 4}, "num_malicious_nodes is 4, but must be fewer than half of the 8 devices"),
+        ("Bulyan", {"num_malicious_nodes": 2}, "num_malicious_nodes is 2, for which it needs 11 devices, but 8 train"),
+        ("Bulyan", {"selection_rule": "krum"}, "selection_rule is not one of its arguments"),
+        ("QFedAvg", {"client_learning_rate": 1, "train_loss_key": "x"}, "train_loss_key is not one of its arguments"),
+    ],
+)
+def test_every_argument_is_checked_before_anything_trains(name, arguments, problem):
+    with pytest.raises(RunFailed, match=f"^fl_strategy_args do not fit {name}: {problem}"):
+        check(name, arguments, 8)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(RunFailed, match="eta is -1, .*; tau is 'x', .*; mu is not one"):
+        check("FedAdam", {"eta": -1, "tau": "x", "mu": 1})
+
+
+def test_a_number_may_come_as_text_and_every_default_of_flower_fits():
+    assert check("FedAdam", {"eta": "1e-2", "min_train_nodes": "2", "beta_1": 0}) == {
+        "eta": 0.01, "min_train_nodes": 2, "beta_1": 0.0
+    }  # fmt: skip
+    assert Aggregation("FedAdam", {"eta": "1e-2"}, BUFFERS).strategy.eta == 0.01
+    for name in NAMES:
+        parameters = inspect.signature(getattr(flower, name).__init__).parameters
+        given = check(name, ARGUMENTS.get(name, {}))
+        kinds = {key: parameter.default for key, parameter in parameters.items() if parameter.default is not None}
+        plain = {key: value for key, value in kinds.items() if isinstance(value, float | int) and key not in given}
+        assert len(plain) >= 5 and check(name, {**given, **plain}, 8) == {**given, **plain}

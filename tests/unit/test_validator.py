@@ -445,3 +445,33 @@ def test_every_variable_has_a_default_and_a_description():
 def test_listed():
     assert [listed("abcd"[:size]) for size in range(5)] == ["", "a", "a and b", "a, b and c", "a, b, c and d"]
     assert listed("abcdef", "or") == "a, b, c or 3 more"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"tau": 0}, "does not fit FedAdam: tau is 0, but must be a number above 0."),
+        ({"eta": "fast"}, "does not fit FedAdam: eta is 'fast', but must be a number above 0."),
+        ({"proximal_mu": 1}, "does not fit FedAdam: proximal_mu is not one of its arguments, which are beta_1,"),
+        ({"min_train_nodes": 2}, "does not fit FedAdam: min_train_nodes is 2, more than the devices that train (1)."),
+        ({"eta": "1e-2"}, None),
+    ],
+)
+def test_a_strategy_s_arguments_are_checked(arguments, text):
+    pytest.importorskip("flwr")
+    found = validate(
+        fleet(device("a"), servers=[host("server", fl_strategy="FedAdam", fl_strategy_args=arguments)])
+    )  # fmt: skip
+    assert len(found) == (text is not None)
+    assert all(sentence.startswith(f"server: fl_strategy_args in {FILE}:3 {text}") for sentence in found)
+
+
+def test_text_that_yaml_takes_for_no_number_is_one():
+    config = {"decay": "1e-2", "deep": {"list": ["-2.5E+3", ".5e1"]}, "name": "1e", "hash": "1e999", "text": "0.5"}
+    good = fleet(device("a", fl_config=config), servers=[host("server", fl_strategy_args={"eta": "1e-2"})])
+    values = typed_values(good)
+    assert values["a"]["fl_config"] == {
+        "decay": 0.01, "deep": {"list": [-2500.0, 5.0]}, "name": "1e", "hash": "1e999", "text": "0.5"
+    }  # fmt: skip
+    assert values["server"]["fl_strategy_args"] == {"eta": 0.01}
+    assert deployed.overrides(good)["a"]["decay"] == 0.01

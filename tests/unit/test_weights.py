@@ -47,3 +47,34 @@ def test_resolve_normalises_over_the_devices_that_answered():
 def test_the_devices_that_do_otherwise_are_all_there_are():
     [(_, sentence)] = weights.problems({"a": 0.5, "b": "examples", "c": "examples"})
     assert "b, c" in sentence and "others" not in sentence
+
+
+def test_weights_whose_sum_overflows_or_vanishes_are_shared_out_right():
+    assert weights.resolve(dict.fromkeys("abc", 1e308), dict.fromkeys("abc", 1)) == dict.fromkeys(
+        "abc", pytest.approx(1 / 3)
+    )
+    assert weights.resolve({"a": 5e-324, "b": 1.5e-323}, {"a": 1, "b": 1}) == {"a": 0.25, "b": 0.75}
+    assert weights.resolve({"a": 1e308, "b": 1e-300}, {"a": 1, "b": 1})["a"] == 1
+
+
+def test_the_server_s_own_count_holds_whatever_a_device_claims():
+    assert weights.counts({"a": 10**12, "b": 60}, {"a": 40, "b": 60}, 10) == {"a": 40, "b": 60}
+
+
+@pytest.mark.parametrize(
+    ("claims", "known", "counted"),
+    [
+        ({"a": 10, "b": 12, "c": 10**12}, {}, {"a": 10, "b": 12, "c": 60}),
+        ({"a": 10, "b": 10**12}, {}, {"a": 10, "b": 50}),  # of two, the lower one is the median
+        ({"a": 10, "b": 50, "c": 51}, {}, {"a": 10, "b": 50, "c": 51}),
+        ({"a": 10**12}, {}, {"a": 10**12}),
+        ({"a": 10**12, "b": 1000, "c": 10}, {"a": 10}, {"a": 10, "b": 50, "c": 10}),
+        ({}, {}, {}),
+    ],
+)
+def test_a_claim_far_above_the_median_is_cut(claims, known, counted):
+    assert weights.counts(claims, known, 5) == counted
+
+
+def test_without_a_cap_any_claim_counts():
+    assert weights.counts({"a": 1, "b": 10**300}, {}, math.inf) == {"a": 1, "b": 10**300}

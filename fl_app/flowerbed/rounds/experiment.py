@@ -19,10 +19,11 @@ from .files import write_atomically
 
 log = logging.getLogger("flowerbed.rounds")
 
+_WITH_THE_DEVICES = ("dataset.devices", "dataset.fingerprint")
 _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
 _FREE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
-    "link", "seed", "task_hash",
+    "link", "seed", "task_hash", "examples_cap",
 )  # fmt: skip
 # Says nothing of the examples, whose fingerprint is compared; and an experiment may have begun without it.
 _NO_DIFFERENCE = ("dataset.fingerprints", "dataset.warnings")
@@ -43,7 +44,7 @@ class Experiment:
         """Return the id that was given to what there is to go on from, or None."""
         try:
             known = json.loads((self.folder / "configuration.json").read_text())["id"]
-        except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, `open` says
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with it, `open` says
             return None
         return known if isinstance(known, str) and any(self.checkpoints.glob("round-*")) else None
 
@@ -110,11 +111,19 @@ class Experiment:
         if path.exists():
             try:
                 before = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                raise RunFailed(f"{path} cannot be read ({error}): restore it, or choose another experiment") from None
+                if not isinstance(before, dict):
+                    raise ValueError("it is not a JSON object")
+            except (OSError, ValueError, RecursionError) as error:
+                raise RunFailed(
+                    f"{path} cannot be used ({error}): restore it, or choose another name with -e experiment=NAME"
+                ) from None
             found = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
             found = [difference for difference in found if not difference.startswith(_NO_DIFFERENCE)]
             differing = sorted(found, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
+            if changed := _came_and_went(before.get("dataset"), self.run.dataset):
+                # With other devices, everyone's share of the data is another, and so is its fingerprint.
+                also = [phrase for phrase in differing if not phrase.startswith(_WITH_THE_DEVICES)]
+                differing = [f"{changed}, among which the data set is split anew", *also]
             if differing:
                 raise RunFailed(
                     f"experiment {self.run.experiment} began with another model or data set: "
@@ -173,6 +182,20 @@ class Experiment:
         if missing:
             self._save_model(checkpoint)
             self.events.record(*missing)
+
+
+def _came_and_went(before: Any, now: dict[str, Any]) -> str:
+    """Return which devices a data set is no longer, or now too, split among; "" if they are the same."""
+    then = before.get("devices") if isinstance(before, dict) else None
+    if not isinstance(then, dict) or "devices" not in now:
+        return ""
+    came, went = sorted({*now["devices"]} - {*then}), sorted({*then} - {*now["devices"]})
+    phrases = [f"{_few(came)} came"] * bool(came) + [f"{_few(went)} went"] * bool(went)
+    return " and ".join(phrases)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _unfit(checkpoint: Checkpoint, initial: dict[str, np.ndarray]) -> str:

@@ -10,6 +10,7 @@ import gc
 import itertools
 import json
 import logging
+import math
 import threading
 import time
 from typing import Any
@@ -20,7 +21,7 @@ from flwr.serverapp import Grid
 from .. import tensors
 from ..client.trainer import TrainerError
 from ..link.content import make_content
-from . import replies, weights
+from . import replies, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -65,10 +66,13 @@ class _Run:
         self.round = 0
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
+        self.doubted: set[tuple[str, str]] = set()
 
     def all_rounds(self) -> str:
         """Return a sentence about the rounds done."""
         self._check_weights()
+        willing = [device for device in self.run.devices if weights.parse(self.run.weights[device]) != 0]
+        strategy.check(self.run.strategy, self.run.strategy_args, len(willing))
         initial, buffers = self._initial()
         checkpoint = self.experiment.open(initial)
         self.round, self.state = checkpoint.round, checkpoint.model
@@ -213,6 +217,12 @@ class _Run:
         willing = [device for device in clients if weights.parse(self.run.weights[device]) != 0]
         for device in set(clients) - set(willing):
             events[device].update(status="skipped", reason=f"{device} has weight 0 and does not train", weight=0.0)
+        if not willing:
+            raise RunFailed(
+                f"the devices that can take part in round {number}, {', '.join(clients[:5])}"
+                f"{' and others' if len(clients) > 5 else ''}, have fl_weight 0 and do not train: wait for the others, "
+                "or give one of these a weight above 0"
+            )
         chosen, extra = aggregation.choose(
             "train", number, self.state, [self.fleet.index(device) for device in willing], self.run.seed
         )
@@ -242,14 +252,18 @@ class _Run:
                 self.fleet.forget(device)
                 unsound += [device] if isinstance(error, replies.Unsound) else []
         if len(updates) < max(1, self.run.min_clients):
-            reasons = "; ".join(str(events[device].get("reason")) for device in names if device not in updates)
+            reasons = "; ".join(str(events[device].get("reason")) for device in clients if device not in updates)
             raise RunFailed(
                 f"{len(updates)} of {len(names)} devices gave a usable update in round {number}, but fl_min_clients is "
                 f"{self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
                 + (self._whose_fault() if set(names) == set(unsound) else "")
             )
+        examples = self._counts("train", {device: events[device]["examples"] for device in updates}, number)
+        for device, count in examples.items():
+            if count != events[device]["examples"]:
+                events[device].update(examples=count, examples_claimed=events[device]["examples"])
         try:
-            shares = weights.resolve(self.run.weights, {device: events[device]["examples"] for device in updates})
+            shares = weights.resolve(self.run.weights, examples)
         except ValueError as error:
             raise RunFailed(f"round {number} has no weights: {error}") from None
         result = {}
@@ -259,6 +273,28 @@ class _Run:
             metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
             result[device] = (state, metrics)
         return result, len(names), extra
+
+    def _counts(self, split: str, claims: dict[str, int], number: int) -> dict[str, int]:
+        """Return with how many examples of a split (train, heldout) devices count; name one that claims otherwise."""
+        shares = self.run.dataset.get("devices", {})
+        given = [device for device in claims if device in shares and device not in self.run.own_data]
+        known = {device: shares[device][split] for device in given}
+        cap = self.run.examples_cap if "examples" in self.run.weights.values() else math.inf
+        counts = weights.counts(claims, known, cap)
+        kind = {"train": "training", "heldout": "held-out"}[split]
+        for device, claim in claims.items():
+            if counts[device] == claim or (device, split) in self.doubted:
+                continue
+            self.doubted.add((device, split))
+            why = (
+                "the server gave it" if device in known
+                else f"fl_examples_cap ({self.run.examples_cap:g}) times the median is"
+            )  # fmt: skip
+            self._problem(
+                device, f"{device} says that it has {claim} {kind} examples, but {why} {counts[device]}: it counts as "
+                "such", number
+            )  # fmt: skip
+        return counts
 
     def _whose_fault(self) -> str:
         """Return sentences for when all devices diverge: it may not be theirs."""
@@ -291,33 +327,35 @@ class _Run:
         answers = self.fleet.exchange(
             names, "evaluate", make_content(packed, {**config, **extra}), self.run.round_timeout
         )
-        total, loss, accuracy = 0, 0.0, 0.0
+        scores: dict[str, dict[str, Any]] = {}
         for device, reply in sorted(answers.items()):
             try:
-                values = replies.scored(device, reply)
+                scores[device] = replies.scored(device, reply)
             except ValueError as error:
                 self._problem(device, f"{error}; round {number} goes on without it", number)
                 self._log_trace(device, reply.trace)
                 self.fleet.forget(device)
-                continue
+        counts = self._counts("heldout", {device: values["examples"] for device, values in scores.items()}, number)
+        shares = dict.fromkeys(scores, 0.0)
+        with contextlib.suppress(ValueError):  # those that count have no score: then there is no mean
+            shares = weights.resolve(self.run.weights, counts)
+        for device, values in scores.items():
             events[device].update(
-                heldout_loss=values["loss"], heldout_accuracy=values["accuracy"], heldout_examples=values["examples"],
-                seconds_evaluate=values["seconds_evaluate"],
+                heldout_loss=values["loss"], heldout_accuracy=values["accuracy"], heldout_examples=counts[device],
+                heldout_weight=shares[device], seconds_evaluate=values["seconds_evaluate"],
             )  # fmt: skip
-            total += values["examples"]
-            loss += values["loss"] * values["examples"]
-            accuracy += values["accuracy"] * values["examples"]
-        result: dict[str, float | None] = {
-            "loss": None, "accuracy": None,
-            "heldout_loss": loss / total if total else None, "heldout_accuracy": accuracy / total if total else None,
-        }  # fmt: skip
+        result: dict[str, float | None] = {"loss": None, "accuracy": None}
+        for name in ("loss", "accuracy"):
+            mean = math.fsum(shares[device] * values[name] for device, values in scores.items())
+            result[f"heldout_{name}"] = mean if any(shares.values()) else None
         if test is not None:
             try:
                 _, metrics = self.evaluator.result(test)
-                result.update(loss=metrics["loss"], accuracy=metrics["accuracy"])
-            except TrainerError as error:
+                accuracy = replies.share("its trainer", "accuracy", metrics["accuracy"])
+                result.update(loss=metrics["loss"], accuracy=accuracy)
+            except (TrainerError, ValueError) as error:
                 self._problem(None, f"the server could not evaluate round {number}: {error}", number)
-                self._log_trace("server", error.trace)
+                self._log_trace("server", getattr(error, "trace", []))
         return result
 
     # -- What went wrong ---------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ _LARGEST = 1e300  # which NaN is not below either
 _MAY = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
 
 
+_SLACK = 1e-6  # a mean of ones in single precision may be a little more
+
+
 class Unsound(ValueError):
     """What a device computed is not finite, or the like: so it is when training diverges."""
 
@@ -30,6 +33,13 @@ def trained(device: str, reply: Reply) -> dict[str, Any]:
 def scored(device: str, reply: Reply) -> dict[str, Any]:
     """Return the numbers of an evaluation: examples, loss, accuracy, seconds_evaluate, and what else was measured."""
     return _numbers(device, reply, "score", ("examples", "loss", "accuracy", "seconds_evaluate"))
+
+
+def share(who: str, name: str, value: float) -> float:
+    """Return a metric that is a share, from 0 to 1. Raises ValueError if it is not."""
+    if not -_SLACK <= value <= 1 + _SLACK:
+        raise ValueError(f"{who} sent {name} = {value:g}, but {name} is a share, from 0 to 1")
+    return min(max(value, 0.0), 1.0)
 
 
 def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
@@ -62,4 +72,4 @@ def _numbers(device: str, reply: Reply, what: str, needed: tuple[str, ...]) -> d
             raise kind(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
     if not isinstance(found["examples"], int) or found["examples"] < 1:
         raise ValueError(f"{device} sent examples = {found['examples']}, which is not a number of examples")
-    return found
+    return found | {"accuracy": share(device, "accuracy", found["accuracy"])}

@@ -4,9 +4,10 @@ import contextlib
 import copy
 import inspect
 import json
+import math
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
 
 import flwr.serverapp.strategy as flower
 import numpy as np
@@ -20,9 +21,25 @@ from . import sound
 from .config import RunFailed
 from .sound import State
 
-WEIGHT = "weight"
+WEIGHT, LOSS = "weight", "loss"
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
 _SERVER_OPTIMISERS = (FedOpt, FedAvgM, QFedAvg)
+_OURS = ("weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key")
+_ABOVE_0 = (lambda value: value > 0, " above 0")
+_AT_LEAST_0 = (lambda value: value >= 0, " of at least 0")
+_AT_LEAST_1 = (lambda value: value >= 1, " of at least 1")
+_BELOW_1 = (lambda value: 0 <= value < 1, " from 0 to below 1")
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "fraction_train": (lambda value: 0 < value <= 1, " above 0, and at most 1"),
+    "fraction_evaluate": (lambda value: 0 <= value <= 1, " from 0 to 1"),
+    "min_train_nodes": _AT_LEAST_1, "min_evaluate_nodes": _AT_LEAST_1, "min_available_nodes": _AT_LEAST_1,
+    "eta": _ABOVE_0, "eta_l": _ABOVE_0, "tau": _ABOVE_0, "beta_1": _BELOW_1, "beta_2": _BELOW_1,
+    "server_learning_rate": _ABOVE_0, "client_learning_rate": _ABOVE_0, "server_momentum": _BELOW_1,
+    "beta": (lambda value: 0 <= value < 0.5, " from 0 to below 0.5"),
+    "proximal_mu": _AT_LEAST_0, "q": _AT_LEAST_0,
+    "num_malicious_nodes": _AT_LEAST_0, "num_nodes_to_select": _AT_LEAST_1,
+}  # fmt: skip
+_UP_TO_DEVICES = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes", "num_nodes_to_select")
 _UNFIT = ("FedXgbBagging", "FedXgbCyclic")  # trees, not tensors
 
 
@@ -34,25 +51,83 @@ def names() -> list[str]:
     )  # fmt: skip
 
 
+def check(name: str, arguments: Mapping[str, Any], devices: int | None = None) -> dict[str, Any]:
+    """Return a strategy's arguments as what it takes them for: a number may come as text.
+
+    Raises RunFailed with all that is wrong with them, if need be for so many devices that train.
+    """
+    if name not in names():
+        raise RunFailed(f"fl_strategy is {name}, which Flower does not have; it has {', '.join(names())}")
+    given, problems = fitting(name, arguments, devices)
+    if problems:
+        raise RunFailed(f"fl_strategy_args do not fit {name}: {'; '.join(problems)}")
+    return given
+
+
+def fitting(name: str, arguments: Mapping[str, Any], devices: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of Flower's strategy `name`, and what is wrong with them, phrases.
+
+    What Flower takes without a word, and then waits for ever, fails a round or makes NaN, is wrong, too.
+    """
+    known = _parameters(getattr(flower, name))
+    given: dict[str, Any] = {}
+    problems: list[str] = []
+    for argument, value in arguments.items():
+        if argument not in known:
+            problems.append(f"{argument} is not one of its arguments, which are {', '.join(sorted(known))}")
+            continue
+        converted, wanted = _converted(value, known[argument])
+        holds, limit = _LIMITS.get(argument, (lambda value: True, ""))
+        if converted is None or not holds(converted):
+            problems.append(f"{argument} is {repr(value)[:40]}, but must be {wanted}{limit}")
+        else:
+            given[argument] = converted
+    parameters = inspect.signature(getattr(flower, name).__init__).parameters
+    needed = [key for key in known if parameters[key].default is inspect.Parameter.empty]
+    problems += [f"{key} is missing" for key in needed if key not in arguments]
+    if not problems and devices is not None:
+        problems += _for_devices(name, given, devices)
+    return given, problems
+
+
+def _for_devices(name: str, given: Mapping[str, Any], devices: int) -> Iterator[str]:
+    for argument in _UP_TO_DEVICES:
+        if given.get(argument, 0) > devices:
+            yield f"{argument} is {given[argument]}, more than the devices that train ({devices})"
+    liars = given.get("num_malicious_nodes", 0)
+    if name == "Bulyan" and devices < 4 * liars + 3:
+        yield f"num_malicious_nodes is {liars}, for which it needs {4 * liars + 3} devices, but {devices} train"
+    elif 2 * liars >= devices:
+        yield f"num_malicious_nodes is {liars}, but must be fewer than half of the {devices} devices that train"
+
+
+def _converted(value: Any, kind: type) -> tuple[Any, str]:
+    """Return a value as what an argument is (text is taken for the number that it spells), or None; and the kind."""
+    if kind in (float, int):
+        wanted = "a number" if kind is float else "a whole number"
+        try:
+            number = None if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+        except (ValueError, OverflowError):
+            return None, wanted
+        if number is None or not math.isfinite(number) or (kind is int and not number.is_integer()):
+            return None, wanted
+        return kind(number), wanted
+    return value if isinstance(value, kind) else None, {str: "text", bool: "true or false"}[kind]
+
+
 class Aggregation:
     """A strategy of `flwr.serverapp.strategy` in use. `buffers` names the tensors of a model that are not learnt."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any], buffers: set[str]) -> None:
-        if name not in names():
-            raise RunFailed(f"fl_strategy is {name}, which Flower does not have; it has {', '.join(names())}")
+        given = check(name, arguments)
         kind = getattr(flower, name)
-        known = _parameters(kind)
-        defaults = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1, "train_loss_key": "loss"}
-        given = {key: value for key, value in defaults.items() if key in known} | dict(arguments)
-        if name == "FedAvgM":
-            given.setdefault("server_momentum", 0.0)
+        ours = {"weighted_by_key": WEIGHT, "train_loss_key": LOSS}
+        defaults = dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1)
+        taken = inspect.signature(kind.__init__).parameters
         try:
-            _check_arguments(arguments, known)
-            self.strategy = kind(**given, weighted_by_key=WEIGHT)
+            self.strategy = kind(**{key: value for key, value in {**defaults, **given, **ours}.items() if key in taken})
         except (TypeError, ValueError, AppExitException) as error:
-            raise RunFailed(
-                f"fl_strategy_args do not fit {name}: {error}; it takes {', '.join(sorted(known))}"
-            ) from None
+            raise RunFailed(f"fl_strategy_args do not fit {name}: {error}") from None
         self.name = name
         self._arguments = dict(arguments)
         self._apart = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
@@ -205,27 +280,17 @@ class _Nodes:
         return self._nodes
 
 
-def _check_arguments(arguments: Mapping[str, Any], known: set[str]) -> None:
-    """Raise ValueError for what Flower would take without a word, and then wait for ever or fail a round."""
-    unknown = sorted(str(name) for name in arguments if name not in known)
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)} is not one of its arguments")
-    for name, value in arguments.items():
-        number = not isinstance(value, bool) and isinstance(value, int | float)
-        if name.startswith("fraction_") and not (number and 0 <= value <= 1):
-            raise ValueError(f"{name} is {value!r}, but must be a number from 0 to 1")
-        if name == "beta" and not (number and 0 <= value < 0.5):
-            raise ValueError(f"{name} is {value!r}, but must be a number from 0 to below 0.5")
-        if name.startswith("min_") and not (number and value == int(value) >= 1):
-            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
+def _parameters(kind: type) -> dict[str, type]:
+    """Return the types of the arguments that a strategy can be given: no functions, and no names that are ours."""
+    known = inspect.signature(kind.__init__, eval_str=True).parameters
+    types = {name: _plain(parameter.annotation) for name, parameter in known.items()}
+    return {name: plain for name, plain in types.items() if plain in (float, int, str, bool) and name not in _OURS}
 
 
-def _parameters(kind: type) -> set[str]:
-    known: set[str] = set()
-    for base in kind.__mro__:
-        known |= set(inspect.signature(base.__init__).parameters)
-    return known - {"self", "args", "kwargs", "weighted_by_key", "arrayrecord_key", "configrecord_key",
-                    "train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"}  # fmt: skip
+def _plain(annotation: Any) -> Any:
+    """Return the type that an argument has when it is given: an optional one, too, is given to be something."""
+    rest = [item for item in get_args(annotation) if item is not type(None)]
+    return rest[0] if len(rest) == 1 else annotation
 
 
 def _kept(state: State) -> list[str]:

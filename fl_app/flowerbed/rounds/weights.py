@@ -2,9 +2,14 @@
 
 The choice of a device is `examples` (n_m / n, FedAvg's own: McMahan et al., 2017, arXiv:1602.05629), `uniform`, or a
 number. Weights are normalised over the devices whose updates are aggregated, so they need not sum to one.
+
+n_m is what the server counts where it has split the data, whatever a device claims. Of its own data only the device
+knows the number, so a claim far above the median of all is cut. The same goes for the L_m themselves, measured on what
+each device holds out: their mean over the devices has the same p_m, there by numbers of held-out examples.
 """
 
 import math
+import statistics
 from collections.abc import Mapping
 
 RULES = ("examples", "uniform")
@@ -63,7 +68,23 @@ def resolve(weights: Mapping[str, object], examples: Mapping[str, int]) -> dict[
     for device, count in examples.items():
         value = parse(weights[device])
         raw[device] = float(count) if value == "examples" else 1.0 if value == "uniform" else float(value)
-    total = math.fsum(raw.values())
-    if total <= 0:
+    largest = max(raw.values(), default=0)
+    if largest <= 0:
         raise ValueError(f"the weights of the devices that answered ({', '.join(raw) or 'none'}) are all 0")
-    return {device: weight / total for device, weight in raw.items()}
+    scale = -math.frexp(largest)[1]  # a power of two: it changes no bit, and no sum of large weights overflows
+    scaled = {device: math.ldexp(weight, scale) for device, weight in raw.items()}
+    total = math.fsum(scaled.values())
+    return {device: weight / total for device, weight in scaled.items()}
+
+
+def counts(claims: Mapping[str, int], known: Mapping[str, int], cap: float) -> dict[str, int]:
+    """Return n_m for the devices in `claims` (number of examples by device, as each says).
+
+    It is the number in `known`, where there is one; else the claim, but at most `cap` times the (lower) median of all.
+    """
+    median = statistics.median_low([known.get(device, claim) for device, claim in claims.items()]) if claims else 0
+    most = cap * median
+    return {
+        device: known[device] if device in known else claim if claim <= most else int(most)
+        for device, claim in claims.items()
+    }

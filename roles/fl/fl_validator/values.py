@@ -1,6 +1,7 @@
 """Values of variables: their types, choices and limits, weights, and what must be the same everywhere."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -35,6 +36,8 @@ LIMITS: dict[str, Limit] = {
 }
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping",
          "list": "a list", "str": "text", "path": "a path"}  # fmt: skip
+EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+MAPPINGS = ("fl_config", "fl_strategy_args")  # of values whose types nobody says
 BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
 
 
@@ -91,10 +94,23 @@ def typed(value: Any, option: Mapping[str, Any] | None) -> Any:
     return value if converted is None else converted
 
 
+def numbers(value: Any) -> Any:
+    """Return a value in which text like 1e-2 is the number that its user meant: YAML wants 1.0e-2 for that."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    found = float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else math.inf
+    return found if math.isfinite(found) else value
+
+
 def typed_values(fleet: Fleet) -> dict[str, dict[str, Any]]:
     """Return every host's variables by name, of a fleet without problems, each with its proper type."""
     return {
-        host.name: {name: typed(value, fleet.options.get(name)) for name, value in host.values.items()}
+        host.name: {
+            name: numbers(value) if name in MAPPINGS else typed(value, fleet.options.get(name))
+            for name, value in host.values.items()
+        }
         for host in fleet.hosts
     }
 
@@ -115,6 +131,21 @@ def weights(fleet: Fleet) -> Iterator[Problem]:
     given = {host.name: host.values["fl_weight"] for host in fleet.devices if "fl_weight" in host.values}
     for host, text in problems(given):
         yield Problem(host or next(iter(given)), "fl_weight", text)
+
+
+def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
+    """The strategy takes its arguments: Flower's signatures and Flowerbed's own rules say so."""
+    for server in fleet.servers:
+        name, given = server.values.get("fl_strategy"), server.values.get("fl_strategy_args")
+        if not given or not isinstance(given, dict) or name not in fleet.options["fl_strategy"]["choices"]:
+            continue
+        sys.path.insert(0, str(fleet.checkout / "fl_app"))
+        try:
+            from flowerbed.rounds.strategy import fitting  # which takes a second
+        except ImportError:  # Flower is the server's, which says itself what it lacks
+            continue
+        for text in fitting(name, given, len(fleet.devices))[1]:
+            yield Problem(server.name, "fl_strategy_args", f"does not fit {name}: {text}")
 
 
 def same_everywhere(fleet: Fleet) -> Iterator[Problem]:
