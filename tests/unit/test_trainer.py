@@ -23,6 +23,17 @@ TASK = (
 _train = train
 
 
+class Own(torch.utils.data.Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
 def train(model, data, config):
     import os, time
     mood = config.get("mood")
@@ -34,6 +45,12 @@ def train(model, data, config):
         return 5
     if mood == "die":
         os._exit(3)
+    if mood == "spawn":
+        loader = torch.utils.data.DataLoader(
+            Own(data), 16, num_workers=2, multiprocessing_context="spawn", generator=torch.Generator()
+        )
+        images, labels = (torch.cat(column) for column in zip(*loader))
+        data = torch.utils.data.TensorDataset(images, labels)
     while mood == "slow":
         time.sleep(0.01)
     return _train(model, data, config)
@@ -107,6 +124,11 @@ def test_the_same_request_gives_the_same_bytes(trainer):
     assert trainer.call("train", state, {**CONFIG, "round": 1})[0] == first
     assert trainer.call("train", state, {**CONFIG, "round": 2})[0] != first
     assert initial(trainer) == state
+
+
+def test_workers_of_a_data_loader_may_be_spawned(trainer):
+    state = initial(trainer)
+    assert trainer.call("train", state, {**CONFIG, "mood": "spawn"})[0] == trainer.call("train", state, CONFIG)[0]
 
 
 def test_a_mean_of_counters_is_rounded(trainer):

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 
+VARIABLE = "FLOWERBED_TASK"  # of the environment: where the task file is
 NAMES = ("build_model", "load_data", "train", "evaluate")
 
 
@@ -16,6 +17,10 @@ def load(path):
     """Import the task file at `path`. Raises TaskError if it fails to import or lacks one of the four names."""
     if not os.path.isfile(path):
         raise TaskError("the task file %s is not there" % path)
+    os.environ[VARIABLE] = os.path.abspath(path)
+    spawned = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawned")
+    if spawned not in sys.path:  # which a process that is spawned gets from this one
+        sys.path.append(spawned)
     spec = importlib.util.spec_from_file_location("flowerbed_task", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["flowerbed_task"] = module
