@@ -15,6 +15,7 @@ _DTYPES = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+TYPES = frozenset(dtype.name for dtype in _NAMES)  # numpy's names of them, and torch's
 _MAX_HEADER = 100 * 1024 * 1024
 
 

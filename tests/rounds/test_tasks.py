@@ -19,7 +19,7 @@ open("imported", "a").write(".")
 
 def build_model(config):
     open("built", "a").write(".")
-    return _build_model(config)
+    return _build_model(config).to(getattr(torch, config.get("type", "float32")))
 
 
 def train(model, data, config):
@@ -78,3 +78,13 @@ def test_one_model_lasts_for_all_rounds_whatever_the_strategy_adds_to_the_config
     assert garden.run("prox", rounds=3, strategy="FedProx", strategy_args={"proximal_mu": 0.1})[0] == 0
     assert counts(garden, "built") == [count + 1 for count in built]
     assert counts(garden, "imported") == [count + 1 for count in imported]
+
+
+def test_a_model_that_cannot_travel_ends_the_run_before_any_training(garden):
+    code, sentence = garden.run("type", config={**garden.config("")["config"], "type": "bfloat16"})
+    assert code == 1
+    assert sentence == (
+        "the server's trainer made no model: tensor features.0.weight of the task's model has type bfloat16, which can "
+        "be neither sent nor saved: use another, such as float32"
+    )
+    assert garden.events("type", "device") == []

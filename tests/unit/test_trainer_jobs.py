@@ -11,7 +11,7 @@ import pytest
 
 import fleet
 from flowerbed.trainer.jobs import Cancelled, Jobs
-from flowerbed.trainer.worker import Worker
+from flowerbed.trainer.worker import Refused, Worker
 
 WHOLE = """
 import torch
@@ -122,6 +122,11 @@ def test_a_task_stuck_in_native_code_restarts_the_trainer(tmp_path):
         (WHOLE + "def load_data(folder, config): return 1, 2", "load_data"),
         (WHOLE + "def load_data(folder, config): return iter([1]), iter([2])", "load_data"),
         (WHOLE + "def load_data(folder): return [1], [2]", "load_data"),
+        (
+            WHOLE + "class Endless(torch.utils.data.IterableDataset): __iter__ = None\n"
+            "def load_data(folder, config): return torch.utils.data.DataLoader(Endless()), None",
+            "must return two data sets",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_used_is_a_sentence_in_health(tmp_path, task, sentence):
@@ -138,15 +143,63 @@ def test_a_task_that_cannot_be_used_is_a_sentence_in_health(tmp_path, task, sent
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [("5", "must return a dict"), ("{}", "must return a dict"), ("{'loss': 1}", "must return a dict"),
-     ("{'loss': 'low', 'accuracy': 1}", "low"), ("{'loss': [1], 'accuracy': 1}", "float")],
+     ("{'loss': 'low', 'accuracy': 1}", "train of the task returned loss = 'low', which is not a finite number"),
+     ("{'loss': '0.5', 'accuracy': 1}", "loss = '0.5', which is not a finite number"),
+     ("{'loss': [1], 'accuracy': 1}", r"loss = \[1\], which is not a finite number"),
+     ("{'loss': torch.ones(2), 'accuracy': 1}", r"loss = tensor\(\[1., 1.\]\), which is not a finite number"),
+     ("{'loss': torch.tensor(float('nan')), 'accuracy': 1}", r"loss = tensor\(nan\), which is not a finite number"),
+     ("{'loss': 1, 'accuracy': 1, 'f1': float('inf')}", "f1 = inf, which is not a finite number"),
+     ("{'loss': 1, 'accuracy': 1, 'f1': None}", "f1 = None, which is not a finite number"),
+     ("{'loss': 1, 'accuracy': 28.1}", "accuracy = 28.1, which is not a share, from 0 to 1"),
+     ("{'loss': 1, 'accuracy': -0.5}", "accuracy = -0.5, which is not a share, from 0 to 1"),
+     ("{'loss': 1, 'accuracy': 1, 'error': 0.1}", "a metric named error, which is a name of Flowerbed's own")],
 )  # fmt: skip
 def test_what_a_task_returns_is_checked(tmp_path, answer, sentence):
     (tmp_path / "task.py").write_text(WHOLE + f"def train(model, data, config): return {answer}")
     worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
     worker.warm_up()
     assert worker.ready, worker.problem
-    with pytest.raises((ValueError, TypeError), match=sentence):
+    with pytest.raises(Refused, match=sentence):
         worker.train(worker.initial(b"", {})[0], {})
+
+
+def test_a_share_may_be_rounded_and_numbers_may_be_tensors(tmp_path):
+    answer = "{'loss': torch.tensor([2.0]), 'accuracy': 1.0000001, 'f1': numpy.float32(0.5)}"
+    (tmp_path / "task.py").write_text(WHOLE + f"import numpy\ndef train(model, data, config): return {answer}")
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    worker.warm_up()
+    metrics = worker.train(worker.initial(b"", {})[0], {})[1]
+    assert {name: metrics[name] for name in ("loss", "accuracy", "f1")} == {"loss": 2, "accuracy": 1, "f1": 0.5}
+
+
+DATA = """
+from torch.utils.data import *
+class Set(TensorDataset): classes = ['cat', 'dog']
+data = Set(torch.ones(10, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "examples", "classes"),
+    [
+        ("data", 10, ["cat", "dog"]),
+        ("DataLoader(data, batch_size=4, shuffle=True)", 10, ["cat", "dog"]),
+        ("DataLoader(data, batch_size=None)", 10, ["cat", "dog"]),
+        ("DataLoader(data, batch_size=4, sampler=SubsetRandomSampler([1, 5, 7]))", 3, ["cat", "dog"]),
+        ("DataLoader(Subset(data, [1, 2, 3, 4, 5]), batch_size=4)", 5, ["cat", "dog"]),
+        ("(torch.ones(10, 3), torch.ones(10))", 10, None),
+        ("[[1], [2]]", 2, None),
+    ],
+)
+def test_data_sets_are_counted_in_examples(tmp_path, data, examples, classes):
+    (tmp_path / "task.py").write_text(WHOLE + DATA + f"def load_data(folder, config): return {data}, {data}")
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    worker.warm_up()
+    health = worker.health(False)
+    assert (health["problem"], health["classes"]) == (None, classes)
+    assert health["examples"] == health["heldout_examples"] == examples
+    state = worker.initial(b"", {})[0]
+    assert worker.train(state, {})[1]["examples"] == worker.evaluate(state, {})[1]["examples"] == examples
 
 
 def test_a_trainer_ends_quietly_on_a_signal_while_it_starts(tmp_path):

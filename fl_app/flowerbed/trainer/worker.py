@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import os
 import platform
 import random
@@ -12,18 +13,18 @@ import numpy as np
 
 from .. import tensors
 from ..dataset import shards
-from . import compiler, processors
+from ..words import clean
+from . import compiler, processors, state
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
+from .state import Refused
 
 RETRY_SECONDS = 2
 # What may change from one call to the next; whatever else does begins anew, see `_begin`.
 _PASSING = ("seed", "round", "task_hash", "fingerprint")
-
-
-class Refused(ValueError):
-    """A request that cannot be served; the message is a sentence that says why."""
+_OURS = ("error", "trace")  # with which a client says that there are no metrics
+_ROUNDING = 1e-6  # a share in float32 may be so much above 1
 
 
 class Worker:
@@ -80,8 +81,7 @@ class Worker:
                 self.facts["fingerprint"] = shards.fingerprint(self.config["data"])
             if self.config["data"]:  # a server may have no test set
                 self.train_data, self.heldout_data = self._load_data()
-            classes = getattr(self.train_data, "classes", None)
-            self.facts.update(torch=torch.__version__, device=str(self._device), classes=classes)
+            self.facts.update(torch=torch.__version__, device=str(self._device), classes=_classes(self.train_data))
             self.ready = True
         except ImportError as error:
             self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
@@ -109,7 +109,7 @@ class Worker:
             self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
             tried=self._begun, threads=self.threads,
             python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=peak_memory(),
-            examples=_length(self.train_data), heldout_examples=_length(self.heldout_data),
+            examples=_examples(self.train_data), heldout_examples=_examples(self.heldout_data),
         )  # fmt: skip
 
     def initial(self, body, config):
@@ -118,36 +118,42 @@ class Worker:
         self._seed(config)
         self._model = None
         model = self._prepare_model(config)
-        learnt = {name for name, _ in model.named_parameters()}
-        state = self._state(model)
-        return tensors.pack(state), {"buffers": json.dumps(sorted(set(state) - learnt))}
+        arrays = state.read(model, state.shapes(model))
+        return tensors.pack(arrays), {"buffers": json.dumps(sorted(set(arrays) - state.learnt(model)))}
 
     def train(self, body, config):
         """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics."""
         self._begin(config)
-        if not _length(self.train_data):
+        examples = _examples(self.train_data)
+        if not examples:
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
         reset_peak_memory()
         model, seconds_load = self._load(body, config)
         started = time.time()
+        shapes = state.shapes(model)
         metrics = self._task.train(model, self.train_data, config)
         seconds_train = time.time() - started
-        state = tensors.pack(self._state(model))
-        return state, dict(
-            _numbers("train", metrics), examples=len(self.train_data), seconds_load=seconds_load,
+        try:
+            arrays = state.read(model, shapes)
+        except Refused:
+            self._served = ()  # which nothing is: the next call begins with another model
+            raise
+        return tensors.pack(arrays), dict(
+            _numbers("train", metrics), examples=examples, seconds_load=seconds_load,
             seconds_train=seconds_train, peak_memory_bytes=peak_memory(),
         )  # fmt: skip
 
     def evaluate(self, body, config):
         """Evaluate the tensors in `body` on the held-out data; return no tensors, and metrics."""
         self._begin(config)
-        if not _length(self.heldout_data):
+        examples = _examples(self.heldout_data)
+        if not examples:
             raise Refused("%s has no held-out examples in %s" % (self.name, self.config["data"]))
         model, seconds_load = self._load(body, config)
         started = time.time()
         metrics = self._task.evaluate(model, self.heldout_data, config)
         return b"", dict(
-            _numbers("evaluate", metrics), examples=len(self.heldout_data), seconds_load=seconds_load,
+            _numbers("evaluate", metrics), examples=examples, seconds_load=seconds_load,
             seconds_evaluate=time.time() - started,
         )  # fmt: skip
 
@@ -179,7 +185,11 @@ class Worker:
     def _load_data(self):
         data = self._task.load_data(self.config["data"], self.config.get("options", {}))
         pair = isinstance(data, (tuple, list)) and len(data) == 2
-        if not pair or not all(part is None or hasattr(part, "__len__") for part in data):
+        try:
+            counts = [_examples(part) for part in data] if pair else []
+        except TypeError:
+            counts = []
+        if not counts:
             raise ValueError("load_data of the task must return two data sets (to train on, held out), "
                              "each with a length, or None")  # fmt: skip
         return data
@@ -187,13 +197,15 @@ class Worker:
     def _load(self, body, config):
         started = time.time()
         model = self._prepare_model(config)
-        self._load_state(model, tensors.unpack(body))
+        state.write(model, tensors.unpack(body))
         self._seed(config)  # last: a model that had to be built drew random numbers
         return model, time.time() - started
 
     def _prepare_model(self, config):
         if self._model is None:
-            self._model = self._task.build_model(config).to(self._device)
+            model = self._task.build_model(config)
+            state.check(model)
+            self._model = model.to(self._device)
         return self._model
 
     def _seed(self, config):
@@ -204,32 +216,49 @@ class Worker:
         np.random.seed(seed)
         self._torch.manual_seed(seed)
 
-    def _state(self, model):
-        return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
-    def _load_state(self, model, arrays):
-        state = model.state_dict()
-        if set(state) != set(arrays):
-            differing = sorted(set(state) ^ set(arrays))
-            raise Refused("the tensors sent are not those of this task's model; they differ in %s" % differing[:5])
-        torch = self._torch
-        with torch.no_grad():
-            for name, tensor in state.items():
-                array = arrays[name]
-                if tuple(tensor.shape) != array.shape:
-                    raise Refused("tensor %s has shape %s, but this task's model wants %s"
-                                  % (name, array.shape, tuple(tensor.shape)))  # fmt: skip
-                if not tensor.is_floating_point() and array.dtype.kind == "f":
-                    array = np.rint(array)  # an average of counters
-                tensor.copy_(torch.from_numpy(np.array(array)))
+def _examples(data):
+    """Return how many examples a data set holds. Raises TypeError if it does not say."""
+    if data is None:
+        return 0
+    if hasattr(data, "batch_sampler") and hasattr(data, "sampler"):  # a DataLoader, whose own length counts batches
+        return len(data.sampler)
+    if isinstance(data, tuple) and len(data) == 2:
+        first = [getattr(part, "shape", ())[:1] for part in data]
+        if first[0] and first[0] == first[1]:  # arrays of images and labels
+            return len(data[0])
+    return len(data)
 
 
-def _length(data):
-    return 0 if data is None else len(data)
+def _classes(data):
+    """Return the names of the classes that a data set tells, or the one which it loads or is a part of; or None."""
+    while data is not None and not hasattr(data, "classes"):
+        data = getattr(data, "dataset", None)
+    classes = getattr(data, "classes", None)
+    return [str(name) for name in classes] if isinstance(classes, (list, tuple, np.ndarray)) else None
 
 
 def _numbers(function, metrics):
-    """Check what a task's function returned: a dict of numbers with `loss` and `accuracy`."""
+    """Check what a task's function returned: a dict of finite numbers with `loss` and `accuracy`, a share."""
     if not isinstance(metrics, dict) or not {"loss", "accuracy"} <= set(metrics):
         raise Refused("%s of the task must return a dict with loss and accuracy" % function)
-    return {name: float(value) for name, value in metrics.items()}
+    return {name: _number(function, name, value) for name, value in metrics.items()}
+
+
+def _number(function, name, value):
+    told = "%s of the task returned %s = %s, which is not" % (function, clean(name, 40), clean(repr(value), 40))
+    if name in _OURS:
+        raise Refused(
+            "%s of the task returned a metric named %s, which is a name of Flowerbed's own" % (function, name)
+        )
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of a tensor with several elements
+        number = math.nan
+    if not math.isfinite(number):
+        raise Refused(told + " a finite number")
+    if name == "accuracy":
+        if not -_ROUNDING <= number <= 1 + _ROUNDING:
+            raise Refused(told + " a share, from 0 to 1")
+        number = min(max(number, 0.0), 1.0)
+    return number
