@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from disk import full_disk
 from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds.checkpoint import Checkpoint
@@ -162,9 +164,12 @@ def test_old_checkpoints_are_pruned_but_the_best_later_ones_and_what_is_not_ours
 
 
 def test_a_checkpoint_that_cannot_be_removed_is_no_reason_to_end_a_run(tmp_path):
-    for number in (1, 2, 3):
-        checkpoints.save(tmp_path, made(number))
-    checkpoints.path_of(tmp_path, 1).unlink()
-    checkpoints.path_of(tmp_path, 1).mkdir()
-    checkpoints.prune(tmp_path, 3, 1, None)
-    assert sorted(os.listdir(tmp_path)) == ["round-00001.safetensors", "round-00003.safetensors"]
+    with full_disk(tmp_path, 1_000_000) as disk:
+        for number in (1, 2, 3):
+            checkpoints.save(disk, made(number))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        checkpoints.prune(disk, 3, 1, None)
+        assert len(os.listdir(disk)) == 3
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        checkpoints.prune(disk, 3, 1, None)
+        assert os.listdir(disk) == ["round-00003.safetensors"]
