@@ -11,6 +11,7 @@ from flowerbed.rounds import replies
 from flowerbed.rounds.config import RunFailed
 from flowerbed.rounds.fleet import Reply
 from flowerbed.rounds.strategy import Aggregation, names
+from flowerbed.trainer import worker
 
 INF = np.inf
 LOWEST = np.finfo(np.float32).min
@@ -183,3 +184,13 @@ def test_an_accuracy_that_is_no_share_is_refused_by_name(check, accuracy):
 
 def test_a_mean_of_ones_in_single_precision_is_one():
     assert replies.scored("d1", Reply(b"", {**MEASURED, "accuracy": 1.0000001}, None, 0.1))["accuracy"] == 1
+
+
+def test_a_trainer_that_says_that_a_loss_is_nan_speaks_of_divergence_too():
+    with pytest.raises(worker.Refused) as refused:
+        worker._number("train", "loss", float("nan"))
+    with pytest.raises(replies.Unsound, match="d1 gave no update: train of the task returned loss = nan"):
+        replies.trained("d1", Reply(b"", {}, str(refused.value), 0.1))
+    with pytest.raises(ValueError) as failed:
+        replies.trained("d1", Reply(b"", {}, "the sensor is unplugged", 0.1))
+    assert not isinstance(failed.value, replies.Unsound)

@@ -18,6 +18,7 @@ _LARGEST = 1e300  # which NaN is not below either
 _MAY = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
 
 
+_NOT_FINITE = "which is not a finite number"  # so a trainer says of a metric
 _SLACK = 1e-6  # a mean of ones in single precision may be a little more
 
 
@@ -62,7 +63,8 @@ def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype
 
 def _numbers(device: str, reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
     if reply.error is not None:
-        raise ValueError(f"{device} gave no {what}: {reply.error}")
+        kind = Unsound if _NOT_FINITE in reply.error else ValueError
+        raise kind(f"{device} gave no {what}: {reply.error}")
     found = {name: reply.values.get(name) for name in needed}
     found |= {name: reply.values[name] for name in _MAY if name in reply.values}
     for name, value in found.items():

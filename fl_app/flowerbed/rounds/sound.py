@@ -87,4 +87,4 @@ def _is_whole(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _limit(dtype: np.dtype) -> float:
     """Return the largest number of a float type that is usable: its square is finite, but for half precision."""
     largest = np.finfo(dtype).max
-    return float(largest if dtype.itemsize < 4 else np.nextafter(np.sqrt(largest), dtype.type(0)))
+    return float(largest if dtype.itemsize < 4 else np.sqrt(largest))
