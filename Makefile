@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Several files of tests at a time, see tests/conftest.py
 PARALLEL := --numprocesses auto --no-loadscope-reorder
 
-.PHONY: help demo stop test test-all test-arm64 lint lock .venv .venv-dev
+.PHONY: help demo stop test test-all test-arm64 test-gpu lint lock .venv .venv-dev
 
 help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
 	@echo 'make test-all  the same, but fail for each test that this machine lacks something for, such as a Docker engine'
 	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
+	@echo 'make test-gpu  train twice with one seed on the GPU of this machine; on=cpu tries the check itself without one'
 	@echo 'make lint    run ansible-lint, yamllint and ruff'
 	@echo 'make .venv   only install what is pinned in requirements.txt'
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
@@ -42,6 +43,9 @@ test-all: .venv-dev
 
 test-arm64: .venv-dev
 	pytest tests/arm64 $(ARGS)
+
+test-gpu: .venv-dev
+	FLOWERBED_GPU_CHECK_ON=$(or $(on),cuda) pytest tests/gpu $(ARGS)
 
 lint: .venv-dev
 	ansible-lint

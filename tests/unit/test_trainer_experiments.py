@@ -15,6 +15,7 @@ def train(model, data, config):
     seen.append((id(model), id(data)))
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(False)
+    torch.backends.cudnn.benchmark = True
     return {"loss": len(set(seen)), "accuracy": 0, "calls": len(seen)}
 evaluate = train
 """
@@ -50,7 +51,9 @@ def test_a_task_s_settings_of_torch_end_with_its_experiment(worker):
     state = worker.initial(b"", FIRST)[0]
     worker.train(state, FIRST)
     assert torch.get_default_dtype() is torch.float64
+    assert torch.backends.cudnn.benchmark
     assert b'"F64"' not in worker.initial(b"", SECOND)[0] and torch.is_grad_enabled()
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 
 
 def test_a_module_that_cannot_be_had_anew_is_a_sentence(worker, tmp_path):

@@ -68,6 +68,8 @@ class Worker:
         self.ready = False
         self._task = self._model = self._served = self.train_data = self.heldout_data = None
         gc.collect()  # no room for the data twice; a module is a cycle
+        # CUDA reads it when it starts; without it, a task that asks torch for deterministic algorithms is refused.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
             import torch
 
@@ -95,11 +97,12 @@ class Worker:
         self._tried = time.time()
 
     def _set_torch(self):
-        """Set what a task may have set for all of torch."""
+        """Set what a task may have set for all of torch; on a GPU the same seed gives the same bits only like this."""
         torch = self._torch
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if hasattr(torch, "use_deterministic_algorithms"):  # since torch 1.8
             torch.use_deterministic_algorithms(False)
 
