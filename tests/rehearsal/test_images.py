@@ -1,11 +1,13 @@
 """Images on their way to boards, from a real registry: fetched once for all, and a sentence for what goes wrong."""
 
+import io
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -101,6 +103,39 @@ def test_a_board_that_has_an_image_gives_it(lab):
     done, _ = lab.bring(name, device_image_source="share")
     assert done.returncode == 0 and lab.registry.sent() == before, done.stdout
     assert len({lab.has(board, name) for board in BOARDS}) == 1
+
+
+def test_a_board_with_another_image_of_that_name_hands_it_to_nobody(lab):
+    name, other = "test/swapped:1", "test/other:1"
+    lab.registry.publish(name, layers=1, size=MB)
+    lab.registry.publish(other, layers=1, size=MB)
+    lab.boards.root("jetson-4gb-1", f"docker pull {other} && docker tag {other} {name} && docker rmi {other}")
+    done, _ = lab.bring(name, device_image_source="share")
+    assert done.returncode == 0, done.stdout
+    lab.boards.root("jetson-4gb-1", f"docker rmi {name} && docker pull {name}")
+    assert len({lab.has(board, name) for board in BOARDS}) == 1 and lab.has("rpi-1", name)
+    lab.boards.root("jetson-4gb-1", f"docker rmi {name}")
+
+
+def test_an_engine_takes_no_layer_that_its_images_id_does_not_stand_for(lab):
+    """An image is known by its id alone, so whoever gives it must not be able to give other layers with it."""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {
+        "type": "layers", "diff_ids": ["sha256:" + "1" * 64]
+    }})  # fmt: skip
+    files = {
+        "layer.tar": b"\0" * 10240, "config.json": config.encode(),
+        "manifest.json": b'[{"Config": "config.json", "RepoTags": ["test/evil:1"], "Layers": ["layer.tar"]}]',
+    }  # fmt: skip
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    load = ["docker", "exec", "--interactive", f"{lab.boards.name}-rpi-1", "docker", "load"]
+    done = subprocess.run(load, input=packed.getvalue(), capture_output=True)
+    assert done.returncode and b"invalid diffID for layer 0" in done.stderr, done
+    assert not lab.has("rpi-1", "test/evil:1")
 
 
 def test_where_no_mirror_can_be_it_says_why_and_shares(lab):

@@ -104,11 +104,13 @@ class Download(threading.Thread):
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self._upstream.open(self._repository, f"blobs/{self._digest}", headers) as answer:
             start = start if answer.status == 206 else 0
+            length = answer.headers["Content-Length"]  # not every registry, or proxy before it, says it
             with open(self._part, "ab" if start else "wb", buffering=0) as file:
-                self._tell(start, start + int(answer.headers["Content-Length"]))
+                self._tell(start, start + int(length) if length else None)
                 while piece := answer.read(PIECE):
                     file.write(piece)
                     self._tell(self._there + len(piece), self._size)
+            self._tell(self._there, self._there if self._size is None else self._size)
         if self._there != self._size:
             raise OSError(f"the registry broke off after {self._there} of {self._size} bytes")
 
@@ -118,7 +120,7 @@ class Download(threading.Thread):
             self._changed.notify_all()
 
     def size(self) -> int:
-        """Wait for the size. Raises OSError where there is no such layer."""
+        """Wait for the size; where the registry does not say it, for all. Raises OSError if there is no such layer."""
         with self._changed:
             self._changed.wait_for(lambda: self._size is not None or self._error)
             if self._size is None:
@@ -162,7 +164,9 @@ class Mirror:
                 headers = {"Accept": accept} if accept else {}
                 with self._upstream.open(repository, f"manifests/{reference}", headers) as answer:
                     content = answer.read()
-                    _write(path, answer.headers["Content-Type"].encode() + b"\n" + content)
+                    if DIGEST.fullmatch(reference) and reference != f"sha256:{hashlib.sha256(content).hexdigest()}":
+                        raise OSError(f"it gives something else as {reference}")
+                    write(path, (answer.headers["Content-Type"] or "").encode() + b"\n" + content)
             except (OSError, HTTPException) as error:
                 if not path.exists() or isinstance(error, urllib.error.HTTPError) and error.code < 500:
                     raise
@@ -260,7 +264,8 @@ def _digest(path: Path) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file that is never seen half."""
     temporary = path.with_suffix(f".{threading.get_ident()}")
     temporary.write_bytes(content)
     temporary.rename(path)

@@ -37,11 +37,14 @@ def missing(names: list[str], images: dict[str, str]) -> list[str]:
     return [name for name in dict.fromkeys(map(familiar, names)) if name not in images]
 
 
-def shares(hostvars: Any, hosts: list[str], mirrored: bool) -> list[dict[str, Any]]:
-    """Return who of `hosts` gives which image to whom: `image`, `giver`, `takers`.
+def shares(
+    hostvars: Any, hosts: list[str], mirrored: bool, known: dict[str, dict[str, list[str]]] | None = None
+) -> list[dict[str, Any]]:
+    """Return who of `hosts` gives which image to whom: `image`, `giver`, `takers`, and `ids` that it may have.
 
     One that has an image gives it, else the first that lacks it, which pulls it before. What a mirror has is not
-    shared, and only devices with the same processor share.
+    shared, and only devices with the same processor share. With `known`, the ids of images by name and processor (""
+    for all), no other image is shared.
     """
     found = []
     machine = {host: hostvars[host]["board_found"]["machine"] for host in hosts}
@@ -50,10 +53,14 @@ def shares(hostvars: Any, hosts: list[str], mirrored: bool) -> list[dict[str, An
     for name, kind in sorted({(name, machine[host]) for host in hosts for name in lacking[host]}):
         alike = [host for host in hosts if machine[host] == kind]
         takers = [host for host in alike if name in lacking[host]]
-        giver = next((host for host in alike if name in images[host]), takers[0])
+        ids = None if known is None else known.get(name, {}).get(kind) or known.get(name, {}).get("") or []
+        having = [host for host in alike if name in images[host]]
+        if ids is not None:  # an engine may also go by the digest that the registry has for an image
+            having = [host for host in having if images[host][name] in ids]
+        giver = next(iter(having), takers[0])
         takers = [host for host in takers if host != giver]
-        if takers and not (mirrored and is_public(name)):
-            found.append({"image": name, "giver": giver, "takers": takers})
+        if takers and not (mirrored and is_public(name)) and ids != []:
+            found.append({"image": name, "giver": giver, "takers": takers, "ids": ids})
     return found
 
 

@@ -1,0 +1,30 @@
+"""What the server keeps in mind of the devices: which have something of Flowerbed's, and what is still to be done."""
+
+import importlib.util
+from pathlib import Path
+
+FILE = Path(__file__).parents[2] / "roles" / "server" / "filter_plugins" / "server.py"
+spec = importlib.util.spec_from_file_location("server_filters", FILE)
+server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(server)
+
+
+def test_a_device_whose_deployment_failed_stays_known():
+    assert server.deployed({}, ["a", "b"], ["a", "server"]) == {"a": "", "b": ""}
+    assert server.deployed({"a": "stop", "b": "reset", "c": "stop"}, ["a", "b"], ["a"]) == {
+        "a": "", "b": "reset", "c": "stop"
+    }  # fmt: skip
+
+
+def test_what_was_not_stopped_is_still_to_be_stopped():
+    known = {"a": "", "b": "stop", "c": "", "d": "reset"}
+    assert server.stopped(known, ["a", "b", "d", "unknown", "server"], ["b", "server"]) == {
+        "a": "stop", "b": "", "c": "", "d": "reset"
+    }  # fmt: skip
+    assert server.stopped(known, ["d"], ["d"])["d"] == "reset"
+
+
+def test_what_was_not_reset_is_still_to_be_reset():
+    known = {"a": "", "b": "stop", "c": "reset"}
+    assert server.reset(known, ["a", "b", "server"], ["a", "server"]) == {"b": "reset", "c": "reset"}
+    assert server.reset({"c": "reset"}, ["c"], ["c"]) == {}
