@@ -43,7 +43,7 @@ def load_data(folder, config):
 
     A data set's `classes`, names by label as torchvision has them, are compared between the devices.
     """
-    data = tuple(None if split is None else _dataset(*split) for split in shards.read(folder))
+    data = tuple(None if split is None else _dataset(*split) for split in shards.read_images(folder))
     for split in filter(None, data):
         split.classes = shards.classes(folder)
     return data
@@ -51,8 +51,7 @@ def load_data(folder, config):
 
 def _dataset(x, y):
     scale = 255.0 if x.dtype == np.uint8 else 1.0  # a user's own floats are in 0..1 already
-    x = torch.from_numpy(np.ascontiguousarray(x)).float().div_(scale)
-    x = x.permute(0, 3, 1, 2) if x.dim() == 4 else x[:, None]
+    x = torch.from_numpy(np.ascontiguousarray(x)).float().div_(scale).permute(0, 3, 1, 2)
     if tuple(x.shape[-2:]) != (32, 32):
         x = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
     return torch.utils.data.TensorDataset(x.contiguous(), torch.from_numpy(np.asarray(y)).long())

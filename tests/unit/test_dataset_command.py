@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from flowerbed import dataset
@@ -224,6 +225,22 @@ def test_a_run_killed_between_two_files_is_repaired(tmp_path, write, monkeypatch
     )
 
 
+def test_what_is_left_out_is_a_warning_of_the_split(tmp_path, write):
+    for name in ("cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / "pets" / name)
+    path = write(name="folder", path="pets", devices=["rpi-1"], test=0, heldout=0)
+    assert run(path)["manifest"]["warnings"] == []
+    (tmp_path / "pets/dog/5.heic").touch()
+    result = run(path)
+    [warning] = result["manifest"]["warnings"]
+    assert result["changed"] and warning.startswith(f"{tmp_path}/pets: left out are 1 .heic, for only .apng .bmp")
+    (tmp_path / "pets/dog/6.png").write_bytes(b"\x89PNG\x1b[2J")
+    (tmp_path / "pets/dog/6.png").rename(tmp_path / "pets/dog/\x1b[2J6\n.png")
+    said = command(path).stderr
+    assert said.startswith(f"dog/6 .png in {tmp_path}/pets cannot be read as an image") and said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
@@ -239,6 +256,7 @@ def test_a_run_killed_between_two_files_is_repaired(tmp_path, write, monkeypatch
         ({"test": "20 %"}, "dataset_test is '20 %', not a fraction"),
         ({"seed": -1}, "dataset_seed is -1"),
         ({"image_size": [32]}, "dataset_image_size is [32], not [height, width]"),
+        ({"limit": 0}, "dataset_limit is 0, not a whole number of MiB"),
         ({"devices": []}, "devices must be a list of host names"),
         ({"devices": ["rpi-1", "rpi-1"]}, "each once"),
         ({"devices": ["../rpi-1"]}, "'../rpi-1' cannot be a device's name"),
@@ -273,7 +291,7 @@ def test_an_unreadable_file_is_one_sentence(tmp_path, write, capsys, monkeypatch
     file.unlink()
     file.mkdir()
     sentence = refuse(write(name="fashion_mnist", path="fashion"), capsys, monkeypatch)
-    assert sentence == f"cannot read {file}: Is a directory"
+    assert sentence == f"{file} is a folder, or a link to one: remove it"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

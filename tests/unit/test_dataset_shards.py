@@ -2,10 +2,12 @@
 
 import ast
 import glob
+import io
 import json
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 from flowerbed.dataset import DatasetError, shards
 
 APP = Path(shards.__file__).parents[2]
-ON_DEVICES = [APP / "flowerbed/dataset" / name for name in ("__init__.py", "folder.py", "shards.py")]
+ON_DEVICES = [APP / "flowerbed/dataset" / name for name in ("__init__.py", "files.py", "folder.py", "shards.py")]
 X, Y = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3, 1), np.array([0, 2, 1, 1])
 
 
@@ -71,12 +73,15 @@ def test_at_least_one_example_is_held_out_and_one_trained_on(count, fraction, he
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"x": X}, "is not a whole .npz file of x and y"),
+        ({"x": X}, "train.npz holds x, but must hold x, the examples, and y, their labels"),
+        ({"data": X, "target": Y}, "train.npz holds data, target, but must hold x"),
+        ({}, "train.npz holds nothing, but must hold x"),
         ({"x": X, "y": Y[:3]}, r"holds x of shape \(4, 3, 3, 1\) but 3 labels y"),
         ({"x": X, "y": Y - 1}, "holds the label -1: labels start at 0"),
-        ({"x": X, "y": Y.astype(float)}, "are float64 of shape .* not a list of integers"),
+        ({"x": X, "y": Y + 0.5}, "are float64 of shape .* not a list of integers: number the classes from 0"),
+        ({"x": X, "y": np.eye(4)}, r"of shape \(4, 4\), not a list of integers: y.argmax\(axis=1\) makes them"),
+        ({"x": X, "y": np.full(4, np.nan)}, "not a list of integers"),
         ({"x": X, "y": np.array(list("abcd"))}, "not a list of integers"),
-        ({"x": X, "y": Y[:, None]}, "not a list of integers"),
         ({"x": X[:0], "y": Y[:0]}, "holds no examples"),
         ({"x": np.where(X == 7, np.nan, X), "y": Y}, "not finite numbers"),
         ({"x": np.array([{}] * 4), "y": Y}, "is not a whole .npz file .*allow_pickle=False"),
@@ -86,6 +91,88 @@ def test_at_least_one_example_is_held_out_and_one_trained_on(count, fraction, he
 def test_unusable_arrays_are_refused(tmp_path, arrays, sentence):
     np.savez(tmp_path / "train.npz", **arrays)
     with pytest.raises(DatasetError, match=sentence):
+        shards.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("y", [Y.astype(float), Y[:, None], Y.astype(np.uint8), Y[:, None].astype(np.float32)])
+@pytest.mark.parametrize("keys", ["xy", "XY", "xY"])
+def test_names_and_labels_may_be_written_otherwise(tmp_path, y, keys):
+    np.savez(tmp_path / "train.npz", **dict(zip(keys, (X, y), strict=True)))
+    train, _ = shards.read(str(tmp_path))
+    np.testing.assert_array_equal(train[0], X)
+    assert train[1].tolist() == Y.tolist() and train[1].dtype == np.int64
+
+
+COLOURS = np.arange(2 * 6 * 5 * 3, dtype=np.uint8).reshape(2, 6, 5, 3)
+SQUARES = np.arange(2 * 5 * 5, dtype=np.uint8).reshape(2, 5, 5, 1)
+FRACTIONS = np.linspace(0, 1, 2 * 6 * 5 * 3).reshape(2, 6, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "images"),
+    [
+        (COLOURS, COLOURS),
+        (COLOURS.transpose(0, 3, 1, 2), COLOURS),
+        (COLOURS[..., :1].transpose(0, 3, 1, 2), COLOURS[..., :1]),
+        (COLOURS[..., 0], COLOURS[..., :1]),
+        (SQUARES.reshape(2, 25), SQUARES),
+        (COLOURS > 90, (COLOURS > 90) * np.uint8(255)),
+        ((COLOURS > 90).astype(int), (COLOURS > 90) * np.uint8(255)),
+        (COLOURS.astype(np.int64), COLOURS),
+        (COLOURS.astype(np.uint16) * 257, COLOURS),
+        (COLOURS.astype(float), COLOURS.astype(np.float32) / np.float32(255)),
+        (FRACTIONS, FRACTIONS.astype(np.float32)),
+        (FRACTIONS * 4 - 2, (FRACTIONS * 4 - 2).astype(np.float32)),
+    ],
+)
+def test_images_may_be_written_otherwise(tmp_path, x, images):
+    np.savez(tmp_path / "train.npz", x=x, y=[0, 1])
+    (read, _), heldout = shards.read_images(str(tmp_path))
+    np.testing.assert_array_equal(read, images)
+    assert read.dtype == images.dtype and heldout is None
+    np.testing.assert_array_equal(shards.read(str(tmp_path))[0][0], x)  # a task's own numbers stay
+
+
+@pytest.mark.parametrize(
+    ("x", "sentence"),
+    [
+        (COLOURS.reshape(2, 90), r"x in .*heldout.npz has the shape \(2, 90\): make it \(examples, height, width, c"),
+        (COLOURS[..., None], r"has the shape \(2, 6, 5, 3, 1\)"),
+        (COLOURS.astype(int) - 1, "holds int64 from -1 to 178: make them 0 to 255, or 0 to 1"),
+        (COLOURS.astype(int) * 9, "holds int64 from 0 to 1611"),
+        (FRACTIONS * 16, "holds float64 from 0 to 16"),
+        (FRACTIONS * 300, "holds float64 from 0 to 300"),
+        (FRACTIONS * 255 - 128, "holds float64 from -128 to 127"),
+    ],
+)
+def test_images_of_which_nobody_knows_what_is_meant_are_refused(tmp_path, x, sentence):
+    np.savez(tmp_path / "heldout.npz", x=x, y=[0, 1])
+    with pytest.raises(DatasetError, match=sentence):
+        shards.read_images(str(tmp_path))
+
+
+def test_arrays_take_no_more_memory_than_the_limit(tmp_path, monkeypatch):
+    """By what their heads declare, before anything is unpacked."""
+    monkeypatch.setattr(shards, "limit", 1)
+    np.savez_compressed(tmp_path / "train.npz", x=np.zeros((4, 512, 512), np.uint8), y=Y)
+    assert (tmp_path / "train.npz").stat().st_size < 5000
+    with pytest.raises(DatasetError, match=r"train.npz takes more memory than dataset_limit allows \(1 MiB\)"):
+        shards.read(str(tmp_path))
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40, 1 << 40)})
+    with zipfile.ZipFile(tmp_path / "train.npz", "w") as archive:
+        archive.writestr("x.npy", head.getvalue())
+        archive.writestr("y.npy", head.getvalue())
+    with pytest.raises(DatasetError, match="train.npz takes more memory"):
+        shards.read(str(tmp_path))
+    monkeypatch.setattr(shards, "limit", 2)
+    np.savez_compressed(tmp_path / "train.npz", x=np.zeros((4, 512, 512), np.uint8), y=Y)
+    assert shards.read(str(tmp_path))[0][0].shape == (4, 512, 512)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "train.npz")
+    with pytest.raises(DatasetError, match="train.npz is no regular file but a pipe, a socket or a device"):
         shards.read(str(tmp_path))
 
 
@@ -146,7 +233,7 @@ def test_python_3_6_reads_the_same(tmp_path, form, modules):
     if form == "npz":
         np.savez(tmp_path / "train.npz", x=X, y=Y)
     else:
-        save_images(tmp_path, {"cat": 15, "ape": 15})
+        save_images(tmp_path, {"cat": 15, "Äpfel": 15})
     code = (
         "import json, sys; from flowerbed.dataset import shards; splits = shards.read(sys.argv[1]);"
         "print(json.dumps([split and [array.tolist() for array in split] for split in splits]))"

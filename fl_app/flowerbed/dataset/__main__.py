@@ -9,6 +9,7 @@ import sys
 
 from flowerbed.dataset import DatasetError, config
 from flowerbed.dataset.store import Store
+from flowerbed.words import clean
 
 
 def main() -> int:
@@ -41,7 +42,7 @@ def make(settings: config.Config, check: bool = False) -> dict:
 
 
 def _fail(sentence: str) -> int:
-    print(" ".join(sentence.split()), file=sys.stderr)
+    print(clean(sentence, 1000), file=sys.stderr)
     return 1
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib
+import warnings
 from types import ModuleType
 
 import numpy as np
 
-from flowerbed.dataset import Data
+from flowerbed.dataset import Data, DatasetWarning
 from flowerbed.dataset.config import SERVER, Config
 from flowerbed.dataset.shards import heldout_count
 
@@ -22,7 +23,10 @@ def build(config: Config) -> tuple[Shards, dict]:
     """Return the shards, (x, y) by file name ("rpi-1/train.npz"), and their manifest. Raises DatasetError."""
     from flowerbed.dataset.partition import partition
 
-    data = _with_test(loader(config).load(config), config)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", DatasetWarning)
+        data = _with_test(loader(config).load(config), config)
     x, y = data.train
     shards, devices = {}, {}
     if data.test:
@@ -49,7 +53,7 @@ def build(config: Config) -> tuple[Shards, dict]:
         "devices": devices,
         "test": len(data.test[1]) if data.test else 0,
         "fingerprint": _fingerprint(shards),
-        "warnings": _warnings(devices, config),
+        "warnings": [str(warning.message) for warning in caught] + _warnings(devices, config),
     }
 
 

@@ -1,12 +1,14 @@
 """CIFAR-10 from its published binary version: cifar-10-binary.tar.gz, or the folder that is in it."""
 
+import gzip
 import os
 import tarfile
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 
-from flowerbed.dataset import Data, DatasetError
+from flowerbed.dataset import Data, DatasetError, files
 
 ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
 BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
@@ -31,25 +33,45 @@ def sources(config) -> list[str]:
 def load(config) -> Data:
     """Return CIFAR-10 as `Data`: colour images of 32 x 32 pixels, 10 classes."""
     paths = sources(config)
-    content = _unpack(paths[0]) if len(paths) == 1 else {os.path.basename(path): _content(path) for path in paths}
+    if len(paths) == 1:
+        content = _unpack(paths[0], config.limit)
+    else:
+        content = {os.path.basename(path): _content(path, config.limit) for path in paths}
     pairs = [_batch(config.path, name, content.get(name)) for name in BATCHES]
     x, y = (np.concatenate(arrays) for arrays in zip(*pairs[:-1], strict=True))
     return Data((x, y), pairs[-1], CLASSES)
 
 
-def _unpack(path: str) -> dict[str, bytes]:
+class _Bounded:
+    """A file that is read to at most `limit` MiB: what a tar's heads declare is then bounded, too."""
+
+    def __init__(self, file: BinaryIO, path: str, limit: int) -> None:
+        self._file, self._path, self._limit = file, path, limit
+        self._read = 0
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._read += len(content)
+        files.check(self._read, self._path, self._limit)
+        return content
+
+
+def _unpack(path: str, limit: int) -> dict[str, bytes]:
     try:
-        with tarfile.open(path) as archive:
-            return {os.path.basename(m.name): archive.extractfile(m).read() for m in archive if m.isfile()}
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+        with files.open_regular(path) as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            stream = _Bounded(gzip.GzipFile(fileobj=file) if packed else file, path, limit)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                return {os.path.basename(m.name): archive.extractfile(m).read() for m in archive if m.isfile()}
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path} is damaged or cut short ({error}): download it again") from error
 
 
-def _content(path: str) -> bytes | None:
+def _content(path: str, limit: int) -> bytes | None:
     if not os.path.exists(path):
         return None
-    with open(path, "rb") as file:
-        return file.read()
+    with files.open_regular(path) as file:
+        return files.read(file, path, limit)
 
 
 def _batch(path: str, name: str, content: bytes | None) -> tuple[np.ndarray, np.ndarray]:

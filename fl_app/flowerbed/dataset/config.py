@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields, replace
 
 from flowerbed.dataset import DatasetError
+from flowerbed.dataset.files import LIMIT
 
 LOADERS = ("digits", "cifar10", "fashion_mnist", "folder")
 PARTITIONS = ("iid", "dirichlet", "sizes")
@@ -29,6 +30,7 @@ class Config:
     test: float = 0.2
     seed: int = 0
     image_size: list[int] | None = None
+    limit: int = LIMIT  # MiB
 
 
 def read(path: str) -> Config:
@@ -75,6 +77,8 @@ def _check(config: Config) -> None:
             raise DatasetError(f"dataset_{name} is {fraction!r}, not a fraction from 0 up to but not 1")
     if not _is_count(config.seed, least=0):
         raise DatasetError(f"dataset_seed is {config.seed!r}, not a whole number from 0")
+    if not _is_count(config.limit):
+        raise DatasetError(f"dataset_limit is {config.limit!r}, not a whole number of MiB")
     size = config.image_size
     if size is not None and not (isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))):
         raise DatasetError(f"dataset_image_size is {size!r}, not [height, width] in pixels")

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from flowerbed.dataset import Data, DatasetError
+from flowerbed.dataset import Data, DatasetError, files
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -29,11 +29,11 @@ def sources(config) -> list[str]:
 def load(config) -> Data:
     """Return Fashion-MNIST as `Data`: grey images of 28 x 28 pixels, 10 classes."""
     paths = sources(config)
-    return Data(_pair(*paths[:2]), _pair(*paths[2:]), CLASSES)
+    return Data(_pair(*paths[:2], config.limit), _pair(*paths[2:], config.limit), CLASSES)
 
 
-def _pair(images: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _read_idx(images, dimensions=3), _read_idx(labels, dimensions=1)
+def _pair(images: str, labels: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _read_idx(images, 3, limit), _read_idx(labels, 1, limit)
     if len(x) != len(y):
         raise DatasetError(f"{images} holds {len(x)} images but {labels} {len(y)} labels: download both again")
     if len(y) and y.max() >= len(CLASSES):
@@ -41,10 +41,10 @@ def _pair(images: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
     return x[..., np.newaxis], y.astype(np.int64)
 
 
-def _read_idx(path: str, dimensions: int) -> np.ndarray:
+def _read_idx(path: str, dimensions: int, limit: int) -> np.ndarray:
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            content = file.read()
+        with files.open_regular(path) as file:
+            content = files.read(gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file, path, limit)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path} is damaged or cut short ({error}): download it again") from error
     start = 4 + 4 * dimensions

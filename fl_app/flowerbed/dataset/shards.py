@@ -3,44 +3,62 @@
 numpy alone (Pillow for images), on Python 3.6: this runs inside a device's trainer.
 """
 
+import functools
 import hashlib
+import io
+import operator
 import os
 
 import numpy as np
 
-from flowerbed.dataset import DatasetError
+from flowerbed.dataset import DatasetError, files
 from flowerbed.dataset import folder as class_folders
 
 SPLITS = ("train", "heldout")
+LARGEST = 20  # of floats that lie around 0, standardised; those from 0 to more than this are taken as 0 to 255
+LONGEST_HEAD = 1 << 16  # bytes of an array's head
+
+limit = files.LIMIT  # MiB: dataset_limit, which the trainer sets, for the task that calls `read` does not know it
 
 
 def read(folder, heldout=0.1, size=None):
     """Return (train, heldout) of the data in `folder`: each a pair of examples `x` and labels `y`, or None.
 
-    `x` is uint8 or float (N, height, width, channels), or what the .npz holds; `y` is int64 (N,). Class folders that
-    have no heldout/ or test/ are split, always in the same way, `heldout` being the fraction that is not trained on;
-    `size` is the (height, width) to resize their images to. Raises DatasetError.
+    `x` is uint8 (N, height, width, channels), or what the .npz holds (see `read_images`); `y` is int64 (N,). Class
+    folders that have no heldout/ or test/ are split, always in the same way, `heldout` being the fraction that is not
+    trained on; `size` is the (height, width) to resize their images to. Warns (DatasetWarning) of files that are left
+    out. Raises DatasetError.
     """
-    if not os.path.isdir(folder):
+    if not os.path.isdir(files.encoded(folder)):
         raise DatasetError("the data folder %s is missing: deploy, or put this device's data there" % folder)
-    files = _files(folder)
-    if any(os.path.exists(file) for file in files):
-        return tuple(read_file(file) if os.path.exists(file) else None for file in files)
-    train, test, _ = class_folders.read(folder, size)
+    paths = _paths(folder)
+    if any(map(_exists, paths)):
+        return tuple(read_file(path) if _exists(path) else None for path in paths)
+    train, test, _ = class_folders.read(folder, size, limit)
     return (train, test) if test is not None else split_off(train, heldout)
+
+
+def read_images(folder, heldout=0.1, size=None):
+    """Do as `read`, but `x` is always images (N, height, width, channels), uint8 or float32 in 0..1.
+
+    A user's .npz may hold them otherwise, too: (N, 3, height, width), (N, height, width), or flat where they are grey
+    and square; as booleans, as integers in 0..255, or as floats in 0..255. Floats around 0, standardised, stay.
+    """
+    splits = zip(_paths(folder), read(folder, heldout, size))
+    return tuple(None if split is None else (_as_images(split[0], path), split[1]) for path, split in splits)
 
 
 def classes(folder):
     """Return the names of the classes of the data in `folder`, by label, or None where it has only their numbers."""
-    return None if any(map(os.path.exists, _files(folder))) else class_folders.class_names(folder)
+    return None if any(map(_exists, _paths(folder))) else class_folders.class_names(folder)
 
 
 def fingerprint(folder):
     """Return 16 hex digits that change with the .npz files in `folder`, or None where it has none."""
     sums = {}
-    for path in filter(os.path.isfile, _files(folder)):
+    for path in filter(_exists, _paths(folder)):
         digest = hashlib.sha256()
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
         sums[os.path.basename(path)] = digest.hexdigest()
@@ -53,8 +71,12 @@ def joint_fingerprint(sums):
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def _files(folder):
+def _paths(folder):
     return [os.path.join(folder, split + ".npz") for split in SPLITS]
+
+
+def _exists(path):
+    return os.path.exists(files.encoded(path))
 
 
 def split_off(data, fraction):
@@ -73,20 +95,90 @@ def heldout_count(count, fraction):
 
 def read_file(path):
     """Return the checked pair (x, y) of one .npz file, y as int64. Raises DatasetError."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"]
-    except Exception as error:  # a damaged zip raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError("%s is not a whole .npz file of x and y (%s): deploy again" % (path, reason)) from error
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise DatasetError("the labels y in %s are %s of shape %s, not a list of integers" % (path, y.dtype, y.shape))
+    x, y = _arrays(path)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "buif" or (y.dtype.kind == "f" and not (np.rint(y) == y).all()):
+        one_hot = y.ndim == 2 and y.dtype.kind in "buif"
+        advice = "y.argmax(axis=1) makes them" if one_hot else "number the classes from 0"
+        raise DatasetError("the labels y in %s are %s of shape %s, not a list of integers: %s"
+                           % (path, y.dtype, y.shape, advice))  # fmt: skip
     if x.ndim == 0 or len(x) != len(y):
         raise DatasetError("%s holds x of shape %s but %d labels y" % (path, x.shape, len(y)))
     if len(y) == 0:
         raise DatasetError("%s holds no examples" % path)
     if y.min() < 0:
         raise DatasetError("%s holds the label %d: labels start at 0" % (path, y.min()))
-    if x.dtype.kind not in "uif" or not np.isfinite(x).all():
+    if x.dtype.kind not in "buif" or not np.isfinite(x).all():
         raise DatasetError("x in %s holds values that are not finite numbers (NaN, for one)" % path)
     return x, y.astype(np.int64)
+
+
+def _arrays(path):
+    """Return the arrays x and y of a .npz file, in whose name case does not matter."""
+    try:
+        with files.Zip(path) as archive:
+            names = {}
+            for name in archive.names:
+                names.setdefault(os.path.splitext(name)[0].lower(), name)
+            if not {"x", "y"} <= set(names):
+                found = ", ".join(os.path.splitext(name)[0] for name in archive.names) or "nothing"
+                raise DatasetError("%s holds %s, but must hold x, the examples, and y, their labels" % (path, found))
+            _check_size(path, archive, [names["x"], names["y"]])
+            return tuple(_array(archive, names[key]) for key in "xy")
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged zip raises many kinds
+        raise DatasetError("%s is not a whole .npz file of x and y (%s)" % (path, files.reason(error))) from error
+
+
+def _check_size(path, archive, names):
+    """Look at the head of each array only: a small file may declare, and unpack to, any size."""
+    total = 0
+    for name in names:
+        with archive.open(name) as file:
+            head = io.BytesIO(file.read(LONGEST_HEAD))
+        version = np.lib.format.read_magic(head)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_head(head)
+        total += dtype.itemsize * functools.reduce(operator.mul, map(int, shape), 1)
+    files.check(total, path, limit)
+
+
+def _array(archive, name):
+    with archive.open(name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _as_images(x, path):
+    return _values(_shaped(x, path), path)
+
+
+def _shaped(x, path):
+    if x.ndim == 2:
+        side = int(round(x.shape[1] ** 0.5))
+        x = x.reshape(-1, side, side) if side * side == x.shape[1] else x
+    if x.ndim == 3:
+        x = x[..., np.newaxis]
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        x = x.transpose(0, 2, 3, 1)
+    if x.ndim != 4:
+        raise DatasetError("x in %s has the shape %s: make it (examples, height, width, channels)" % (path, x.shape))
+    return x
+
+
+def _values(x, path):
+    if x.dtype == np.uint8:
+        return x
+    low, high = x.min(), x.max()
+    if x.dtype.kind == "b" or (x.dtype.kind in "ui" and low >= 0 and high <= 1):
+        return x.astype(np.uint8) * np.uint8(255)
+    if x.dtype.kind in "ui" and low >= 0 and high <= 255:
+        return x.astype(np.uint8)
+    if x.dtype == np.uint16:
+        return (x >> 8).astype(np.uint8)
+    if x.dtype.kind == "f" and low >= 0 and LARGEST < high <= 255:
+        return x.astype(np.float32) / np.float32(255)
+    if x.dtype.kind == "f" and (low >= 0 and high <= 1.1 or low < 0 and max(-low, high) <= LARGEST):
+        return x.astype(np.float32)
+    raise DatasetError("x in %s holds %s from %g to %g: make them 0 to 255, or 0 to 1" % (path, x.dtype, low, high))

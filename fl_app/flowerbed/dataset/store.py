@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from flowerbed.dataset import DatasetError
+from flowerbed.dataset import DatasetError, files
 from flowerbed.dataset.build import Shards, loader
 from flowerbed.dataset.config import Config
 from flowerbed.dataset.shards import joint_fingerprint
@@ -106,11 +106,11 @@ class Store:
 
 def _inputs(config: Config) -> str:
     """Return a hash of all that the shards depend on: the configuration, and each source file's size and time."""
-    files = [(path, _stat(path)) for path in loader(config).sources(config)]
-    return hashlib.sha256(json.dumps([FORMAT, asdict(config), files]).encode()).hexdigest()
+    sources = [(path, _stat(files.encoded(path))) for path in loader(config).sources(config)]
+    return hashlib.sha256(json.dumps([FORMAT, asdict(config), sources]).encode()).hexdigest()
 
 
-def _stat(path: str) -> list[int] | None:
+def _stat(path: str | bytes) -> list[int] | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -7,12 +7,13 @@ import os
 import platform
 import random
 import time
+import warnings
 import zlib
 
 import numpy as np
 
 from .. import tensors
-from ..dataset import shards
+from ..dataset import DatasetError, DatasetWarning, shards
 from ..words import clean
 from . import compiler, processors, state
 from . import task as tasks
@@ -31,8 +32,8 @@ class Worker:
     """The trainer's state and its jobs. All methods but `health` run on the jobs thread.
 
     `config` is the content of trainer.json: name, task (path), data (folder), whether that is a shard, made by a
-    deployment, threads (0: as many as there are processors, or 1 where trainers take turns), slots (see Slots), and the
-    options that `load_data` receives.
+    deployment, how much of it (MiB) may be in memory, threads (0: as many as there are processors, or 1 where trainers
+    take turns), slots (see Slots), and the options that `load_data` receives.
     """
 
     def __init__(self, config):
@@ -42,7 +43,7 @@ class Worker:
         self.problem = None
         self._begun = self._tried = 0.0  # the last warm-up: its begin on the monotonic clock, its end
         task_hash = tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None
-        self.facts = {"task_hash": task_hash, "fingerprint": None}
+        self.facts = {"task_hash": task_hash, "fingerprint": None, "warnings": []}
         self.train_data = self.heldout_data = None
         shared = bool(config.get("slots"))
         self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
@@ -87,6 +88,8 @@ class Worker:
             self.ready = True
         except ImportError as error:
             self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
+        except DatasetError as error:
+            self.problem = "%s: run deploy.yml again" % error if self.config.get("shard") else str(error)
         except (tasks.TaskError, OSError, ValueError) as error:
             self.problem = str(error)
         except (Exception, SystemExit) as error:
@@ -186,7 +189,14 @@ class Worker:
         self._served = wanted
 
     def _load_data(self):
-        data = self._task.load_data(self.config["data"], self.config.get("options", {}))
+        shards.limit = self.config.get("limit", shards.limit)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DatasetWarning)
+            data = self._task.load_data(self.config["data"], self.config.get("options", {}))
+        self.facts["warnings"] = [str(each.message) for each in caught if each.category is DatasetWarning]
+        for each in caught:
+            if each.category is not DatasetWarning:
+                warnings.showwarning(each.message, each.category, each.filename, each.lineno)
         pair = isinstance(data, (tuple, list)) and len(data) == 2
         try:
             counts = [_examples(part) for part in data] if pair else []
