@@ -158,6 +158,10 @@ def test_every_argument_is_checked_before_anything_trains(name, arguments, probl
         check(name, arguments, 8)
 
 
+def test_devices_of_weight_0_evaluate_too():
+    assert check("FedAvg", {"min_evaluate_nodes": 9}, 8) == {"min_evaluate_nodes": 9}
+
+
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(RunFailed, match="eta is -1, .*; tau is 'x', .*; mu is not one"):
         check("FedAdam", {"eta": -1, "tau": "x", "mu": 1})

@@ -39,7 +39,7 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "proximal_mu": _AT_LEAST_0, "q": _AT_LEAST_0,
     "num_malicious_nodes": _AT_LEAST_0, "num_nodes_to_select": _AT_LEAST_1,
 }  # fmt: skip
-_UP_TO_DEVICES = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes", "num_nodes_to_select")
+_UP_TO_DEVICES = ("min_train_nodes", "min_available_nodes", "num_nodes_to_select")
 _UNFIT = ("FedXgbBagging", "FedXgbCyclic")  # trees, not tensors
 
 
