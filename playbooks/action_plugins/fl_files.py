@@ -21,12 +21,14 @@ UNWANTED = ("__pycache__", ".")  # the beginnings of names that are nobody's wor
 class ActionModule(ActionBase):
     """See the module's documentation."""
 
-    _VALID_ARGS = frozenset(("home", *KINDS))
+    _VALID_ARGS = frozenset(("home", "state", "owns", "downloads", "keep", *KINDS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the task; raises AnsibleActionFail with a sentence when a source file is missing."""
         result = super().run(tmp, task_vars)
         arguments = self._task.args
+        if arguments.get("state") == "absent":
+            return {**result, **self._ask(arguments, task_vars)}
         sources: dict[str, Path | bytes | None] = {}
         for folder, source in (arguments.get("folders") or {}).items():
             sources.update({os.path.join(folder, name): path for name, path in self._walk(source)})
@@ -41,22 +43,28 @@ class ActionModule(ActionBase):
 
         request = {
             "home": arguments["home"],
+            "owns": arguments.get("owns"),
             "checksums": checksums,
             "folders": sorted(arguments.get("folders") or {}),
             "show": sorted(texts),
         }
-        answer = self._execute_module("fl_files", module_args=request, task_vars=task_vars)
-        if answer.get("changed") and not self._task.check_mode:
+        answer = self._ask(request, task_vars)
+        if (answer.get("placed") or answer.get("removed")) and not self._task.check_mode:
             wanted = {path: sources[path] for path in answer["placed"]}
-            sent = self._execute_module(
-                "fl_files", module_args={**request, "archive": self._send(wanted)}, task_vars=task_vars
-            )
+            sent = self._ask({**request, "archive": self._send(wanted)}, task_vars)
             answer = {**answer, **sent, "before": answer["before"]}
             self._remove_tmp_path(self._connection._shell.tmpdir)
         before = answer.pop("before", {})
-        if self._task.diff and answer.get("changed"):
+        if self._task.diff and "placed" in answer:
             answer["diff"] = _difference(answer, before, texts)
         return {**result, **answer, "digest": digest}
+
+    def _ask(self, request: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Return the module's answer; what is wrong begins with the host's name."""
+        answer = self._execute_module("fl_files", module_args=request, task_vars=task_vars)
+        if answer.get("failed") and "module_stderr" not in answer:
+            answer["msg"] = f"{task_vars['inventory_hostname']}: {answer['msg']}"
+        return answer
 
     def _walk(self, folder: str) -> list[tuple[str, Path | None]]:
         """Return the files below `folder` by their relative names, without caches and hidden ones."""

@@ -21,6 +21,7 @@ module: board_facts
 short_description: Look at a device without changing anything
 options:
   home: {description: Folder that a deployment will use; it need not be there yet., type: path, required: true}
+  root: {description: Folder in which roles keep how they found the device., type: path, required: true}
   model_files: {description: Files of which the first that is there names the board., type: list, elements: path}
   server_host: {description: Address of the server as the device sees it., type: str, required: true}
   server_port: {description: Its port., type: int, required: true}
@@ -30,7 +31,7 @@ options:
 
 EXAMPLES = """
 - name: Look at the board
-  board_facts: {home: /opt/flowerbed/rpi-1, server_host: 192.0.2.10, server_port: 9092}
+  board_facts: {home: /opt/flowerbed/rpi-1, root: /opt/flowerbed, server_host: 192.0.2.10, server_port: 9092}
 """
 
 RETURN = """
@@ -261,10 +262,10 @@ def kind(model, tegra):
     return "jetson" if tegra else "raspberry_pi" if "Raspberry Pi" in (model or "") else "other"
 
 
-def before(home):
+def before(root):
     """Return how roles found the device before they first changed it, by role: see the role board."""
     found = {}
-    for path in glob.glob(os.path.join(os.path.dirname(home), "before", "*.json")):
+    for path in glob.glob(os.path.join(glob.escape(root), "before", "*.json")):
         try:
             found[os.path.basename(path)[: -len(".json")]] = json.loads(text(path))
         except ValueError:
@@ -277,6 +278,7 @@ def main():
     module = AnsibleModule(
         {
             "home": {"type": "path", "required": True},
+            "root": {"type": "path", "required": True},
             "model_files": {"type": "list", "elements": "path", "default": []},
             "server_host": {"type": "str", "required": True},
             "server_port": {"type": "int", "required": True},
@@ -290,7 +292,8 @@ def main():
     units = enabled()
     found = {
         "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
-        "before": before(options["home"]), "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
+        "before": before(options["root"]), "claimed": os.path.exists(os.path.join(options["home"], "placed.json")),
+        "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
         "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
         "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),

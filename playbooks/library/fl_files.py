@@ -1,6 +1,10 @@
 """The device's side of fl_files: say which files differ, and unpack those that the controller sends."""
 
+import contextlib
+import fcntl
+import json
 import os
+import re
 import shutil
 import tarfile
 
@@ -8,16 +12,26 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: fl_files
-short_description: Place all files of a program in one step
+short_description: Place all files of a program in one step, and remove all that were placed
 description:
   - Compares many files with one call per host, and sends only those that differ, in one archive.
   - Works with check mode and shows the difference of templates, never that of data.
+  - With C(owns) it writes down what it places (placed.json in C(home)), and which folders it made. It refuses a folder
+    that holds anything else when it first comes there. C(absent) removes what stands there and what Flowerbed's
+    programs are known to write beside it, then folders that are empty. All else stays.
 options:
   home: {description: The folder on the host that all other paths are in., type: path, required: true}
+  state: {description: What to do., choices: [present, absent], type: str, default: present}
+  owns:
+    description: >-
+      That the folder is Flowerbed's own. C(root), the folder that it shares with other hosts' of the machine; C(homes),
+      all hosts' folders; C(data), what else may be in the host's own, "" for nothing.
+    type: dict
   files: {description: 'Path on the host: file on the controller.', type: dict}
   folders:
     description: >-
-      Path on the host: folder on the controller. The host's has the same files afterwards and no others.
+      Path on the host: folder on the controller. The host's has the same files afterwards, and no others that were
+      placed there.
     type: dict
   templates: {description: 'Path on the host: template on the controller.', type: dict}
   sealed:
@@ -25,37 +39,187 @@ options:
       Templates that may use C(digest), a checksum of all the other files. A program whose supervisor section
       contains it is restarted when one of them changes, even if the deployment that changed them was cut short.
     type: dict
+  downloads: {description: 'Data set: its files in downloads in C(root), which absent removes, too.', type: dict}
+  keep: {description: 'Files in C(home) that absent leaves, for a later one.', type: list, elements: str}
 """
 
 EXAMPLES = """
 - name: Place the files of the trainer
   fl_files:
-    home: /home/pi/flowerbed
+    home: /home/pi/flowerbed/rpi-1
+    owns: {root: /home/pi/flowerbed, homes: [/home/pi/flowerbed/rpi-1], data: ""}
     folders: {app/flowerbed: fl_app/flowerbed}
     templates: {trainer.json: trainer.json.j2}
     sealed: {programs/trainer.conf: program.conf.j2}
 """
 
 RETURN = """
-placed: {description: Files that were written, or would be., type: list, returned: always}
+placed: {description: Files that were written, or would be., type: list, returned: present}
 removed: {description: Files that were removed, or would be., type: list, returned: always}
-digest: {description: Checksum of all files but those that are sealed., type: str, returned: always}
+digest: {description: Checksum of all files but those that are sealed., type: str, returned: present}
+left: {description: 'What is still there, by folder, for it is not Flowerbed''s.', type: dict, returned: absent}
 """
 
+# In a host's folder: the files that were placed there, and the folders that were made for it. In the folder that hosts
+# share: the folders that were made for that.
+RECORD, MARK = "placed.json", "flowerbed.json"
 
-def strays(home, folders, wanted):
-    """Return the paths, relative to `home`, of files in `folders` that are not `wanted`; Python's caches stay."""
-    found = [
-        os.path.relpath(os.path.join(folder, name), home)
-        for top in folders
-        for folder, _, names in os.walk(os.path.join(home, top))
-        for name in names
-        if os.path.basename(folder) != "__pycache__"
-    ]
-    return sorted(set(found) - set(wanted))
+# What Flowerbed's programs write in a host's folder, and the folders in it that are looked through for that
+PRODUCTS = re.compile(
+    r"supervisord\.(pid|sock(\.\d+)?)|(trainer|control)\.sock|superlink\.db(\.new)?(-\w+)?"
+    r"|logs/(supervisord|trainer|client|server|superlink|supernode)\.log(\.\d+)?"
+    r"|slots/(bell|slot-\d+)"
+    r"|app/(.+/)?__pycache__/[^/]+\.pyc(\.\d+)?"
+    r"|shards/(manifest\.json|\.state\.json|[^/]+/(train|heldout)\.npz|\.staging/.*)"
+    r"|flwr/(source|apps/.*)"
+)
+FOLDERS = ("app", "logs", "programs", "slots", "shard", "shards", "flwr")
+# What a Flowerbed that wrote nothing down placed
+EARLIER = re.compile(
+    r"(trainer|client|server|deployed)\.json|supervisord\.conf|programs/(trainer|client|server)\.conf"
+    r"|app/(task|sitecustomize)\.py|app/flowerbed/.*|shard/(train|heldout)\.npz|flwr/config\.toml"
+)
+# What roles write beside the hosts' folders
+BEFORE = re.compile(r"(raspberry_pi|jetson|docker_engine|device_image)\.json(\.new)?|jetson_clocks\.conf")
+LOST = "lost+found"  # a file system's own
+SHOWN = 5  # names in a sentence
 
 
-def unpack(module, home, archive, paths):
+def read(path):
+    """Return the object in a JSON file of ours, or None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def write(path, document):
+    """Write a JSON file that is never seen half."""
+    fresh = path + ".new"
+    with open(fresh, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1, sort_keys=True)
+    os.rename(fresh, path)
+
+
+def names(folder):
+    """Return what is in a folder, sorted; nothing where it is not there."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def found(home, tops=FOLDERS):
+    """Return the files in a host's folder and in its folders `tops`, relative to it. No link is followed."""
+    files = [name for name in names(home) if not os.path.isdir(os.path.join(home, name))]
+    for top in tops:
+        for folder, _, inside in os.walk(os.path.join(home, top)):
+            files += [os.path.relpath(os.path.join(folder, name), home) for name in inside]
+    return sorted(files)
+
+
+def is_ours(folder):
+    """Whether a host's folder was deployed to, also by a Flowerbed that wrote nothing down."""
+    if read(os.path.join(folder, RECORD)) is not None:
+        return True
+    there = os.path.join
+    if os.path.isfile(there(folder, "trainer.json")) and os.path.isfile(there(folder, "app/flowerbed/__init__.py")):
+        return True
+    with contextlib.suppress(OSError), open(there(folder, "supervisord.conf"), encoding="utf-8") as file:
+        return "; The programs of this host are in programs/" in file.read()
+    return False
+
+
+def recorded(home):
+    """Return what was placed in a host's folder, and the folders made for it; None where nothing was deployed."""
+    record = read(os.path.join(home, RECORD))
+    if record is None and is_ours(home):
+        record = {"files": [path for path in found(home) if EARLIER.fullmatch(path)], "made": [home]}
+    return record
+
+
+def strangers(home, root, homes, data):
+    """Return (variable, folder, names) of what is in the way of a first deployment, or None where nothing is."""
+    if is_ours(home):
+        return None
+    inside = [root, *homes, os.path.join(home, data) if data else root]
+    for variable, folder in (("fl_home", home), ("fl_root", root)):
+        if folder == root and read(os.path.join(root, MARK)) is not None:
+            continue
+        others = [name for name in names(folder) if name != LOST and name not in below(folder, inside)]
+        if folder == root:
+            if any(is_ours(os.path.join(root, name)) for name in names(root)):
+                continue
+            others = [name for name in others if not _is_roles(os.path.join(root, name))]
+        if others:
+            return variable, folder, others
+    return None
+
+
+def below(folder, paths):
+    """Return by which names in a folder one gets to `paths`."""
+    return {os.path.relpath(path, folder).split(os.sep)[0] for path in paths if path != folder}
+
+
+def _is_roles(path):
+    """Whether roles, and nobody else, have written in a folder beside the hosts'."""
+    inside = names(path)
+    if os.path.basename(path) == "before":
+        return all(map(BEFORE.fullmatch, inside))
+    return os.path.basename(path) == "images" and "mirror.log" in inside
+
+
+def make(folder):
+    """Make a folder and those above it; return those that were not there, the highest first."""
+    made = []
+    while not os.path.isdir(folder):
+        made.insert(0, folder)
+        folder = os.path.dirname(folder)
+    for each in made:
+        with contextlib.suppress(FileExistsError):  # another host was as quick
+            os.mkdir(each)
+    return made
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Keep other hosts of this machine from the folder that they share."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def claim(home, root):
+    """Make a host's folder Flowerbed's own; return whether it was not yet."""
+    if read(os.path.join(home, RECORD)) is not None and read(os.path.join(root, MARK)) is not None:
+        return False
+    earlier = recorded(home)
+    made = make(root)
+    with alone(root):
+        mark = read(os.path.join(root, MARK)) or {"made": [root] if earlier else []}
+        write(os.path.join(root, MARK), {"made": mark["made"] + [path for path in made if path not in mark["made"]]})
+    made = make(home)
+    write(os.path.join(home, RECORD), earlier or {"files": [], "made": made})
+    return True
+
+
+def strays(home, folders, wanted, placed):
+    """Return the paths, relative to `home`, of files in `folders` that are not `wanted`; Python's caches stay.
+
+    `placed` are those that may be removed, None for all.
+    """
+    there = [path for path in found(home, folders) if os.path.dirname(path)]
+    there = [path for path in there if os.path.basename(os.path.dirname(path)) != "__pycache__"]
+    return sorted(path for path in set(there) - set(wanted) if placed is None or path in placed)
+
+
+def unpack(home, archive, paths):
     """Move the files `paths` of the tar file `archive` below `home`, each in one atomic step."""
     with tarfile.open(archive) as tar:
         for path in paths:
@@ -69,34 +233,139 @@ def unpack(module, home, archive, paths):
             os.rename(fresh, target)
 
 
-def main():
-    """Compare, and with `archive` also write."""
-    module = AnsibleModule(
-        {
-            "home": {"type": "path", "required": True},
-            "checksums": {"type": "dict", "required": True},  # path: SHA-256
-            "folders": {"type": "list", "elements": "str", "required": True},  # the ones with no other files
-            "show": {"type": "list", "elements": "str", "required": True},  # the ones whose old text is wanted
-            "archive": {"type": "path"},
-        },
-        supports_check_mode=True,
-    )
+def remove_folders(folders):
+    """Remove those of `folders` that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def clear(home, files):
+    """Remove files of a host's folder, and the folders in it that this leaves empty; return what was there."""
+    removed, folders = [], {top for top in FOLDERS if not os.path.islink(os.path.join(home, top))}
+    for path in files:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(os.path.join(home, path))
+            removed.append(path)
+        while os.path.dirname(path):
+            path = os.path.dirname(path)
+            folders.add(path)
+    remove_folders(os.path.join(home, path) for path in sorted(folders, key=len, reverse=True))
+    return removed
+
+
+def absent(home, owns, downloads, keep, check):
+    """Remove what was placed, and what programs wrote beside it; return (what was removed, what is left by folder)."""
+    root, record = owns["root"], recorded(home)
+    if not os.path.isdir(root) or check and record is None:
+        return [], {}
+    files = _ours(home, record["files"], keep) if record else []
+    downloads = [os.path.join("downloads", name, file) for name in downloads for file in downloads[name]]
+    downloads = [path for path in downloads if os.path.isfile(os.path.join(root, path))]
+    if check:
+        return downloads + files, {}
+    removed = clear(root, downloads) + clear(home, files)
+    with alone(root):
+        keep = [path for path in keep if record and os.path.exists(os.path.join(home, path))]
+        if keep:
+            write(os.path.join(home, RECORD), {"files": keep, "made": record["made"]})
+        elif record:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(home, RECORD))
+                removed.append(RECORD)
+            remove_folders(reversed(record["made"]))
+        remove_folders([os.path.join(root, "before")])
+        left = leave_root(root)
+    left = {root: left, home: names(home) if record else []}
+    known = {MARK, LOST, *keep, *([RECORD] if keep else [])}
+    for folder in left:
+        left[folder] = [name for name in left[folder] if name not in known | below(folder, [root, *owns["homes"]])]
+    return removed, {folder: others for folder, others in left.items() if others}
+
+
+def _ours(home, placed, keep):
+    """Return the files in a host's folder that are Flowerbed's: placed there, half placed, or its programs'."""
+    there = set(found(home)) | {path for path in placed if os.path.lexists(os.path.join(home, path))}
+    placed = {*placed, *(path + ".new" for path in placed)}
+    ours = {path for path in there if path in placed or PRODUCTS.fullmatch(path)}
+    return sorted(ours - {*keep, RECORD})
+
+
+def leave_root(root):
+    """Take the mark off the folder that hosts share, once none of them is there; return what is left in it then."""
+    others = [name for name in names(root) if name != MARK]
+    mark = read(os.path.join(root, MARK))
+    if mark is None or any(is_ours(os.path.join(root, name)) for name in [*others, "."]):
+        return []
+    os.unlink(os.path.join(root, MARK))
+    remove_folders(reversed(mark["made"]))
+    return others
+
+
+def listed(items):
+    """Return names of files as a sentence has them."""
+    shown = [os.fsencode(name).decode("utf-8", "replace") for name in items[:SHOWN]]
+    shown = ["".join(sign if sign.isprintable() else "?" for sign in name) for name in shown]
+    return ", ".join(shown) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+
+
+def present(module, owns):
+    """Compare, and with `archive` also write; return the answer."""
     home, wanted = module.params["home"], module.params["checksums"]
+    claimed, record = False, None
+    if owns:
+        way = strangers(home, owns["root"], owns["homes"], owns["data"])
+        if way:
+            variable, folder, others = way
+            module.fail_json(
+                msg=f"{variable} is {folder}, which already holds something else ({listed(others)}): "
+                f"set {variable} to a new or empty folder, such as {folder}/flowerbed."
+            )
+        record = recorded(home)
+        claimed = not module.check_mode and claim(home, owns["root"])
     place = sorted(path for path in wanted if module.sha256(os.path.join(home, path)) != wanted[path])
-    remove = strays(home, module.params["folders"], wanted)
+    remove = strays(home, module.params["folders"], wanted, record["files"] if record else None)
     before = {}
     for path in set(place) & set(module.params["show"]):
         if os.path.exists(os.path.join(home, path)):
             with open(os.path.join(home, path), "rb") as file:
                 before[path] = file.read().decode("utf-8", "replace")
     if module.params["archive"]:
-        try:
-            unpack(module, home, module.params["archive"], place)
-            for path in remove:
-                os.unlink(os.path.join(home, path))
-        except OSError as error:
-            module.fail_json(msg=f"Cannot write the files in {home}: {error}.")
-    module.exit_json(changed=bool(place or remove), placed=place, removed=remove, before=before)
+        if owns:  # first, so that a deployment that is cut short leaves nothing that nobody knows of
+            record = read(os.path.join(home, RECORD))
+            record["files"] = sorted((set(record["files"]) | set(wanted)) - set(remove))
+            write(os.path.join(home, RECORD), record)
+        unpack(home, module.params["archive"], place)
+        for path in remove:
+            os.unlink(os.path.join(home, path))
+    return {"changed": bool(place or remove or claimed), "placed": place, "removed": remove, "before": before}
+
+
+def main():
+    """Do what is asked."""
+    module = AnsibleModule(
+        {
+            "home": {"type": "path", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "owns": {"type": "dict"},
+            "checksums": {"type": "dict", "default": {}},  # path: SHA-256
+            "folders": {"type": "list", "elements": "str", "default": []},  # those with no other files of ours
+            "show": {"type": "list", "elements": "str", "default": []},  # the ones whose old text is wanted
+            "archive": {"type": "path"},
+            "downloads": {"type": "dict", "default": {}},
+            "keep": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    home, owns = module.params["home"], module.params["owns"]
+    try:
+        if module.params["state"] == "absent":
+            removed, left = absent(home, owns, module.params["downloads"], module.params["keep"], module.check_mode)
+            left = {folder: listed(others) for folder, others in left.items()}
+            module.exit_json(changed=bool(removed), removed=removed, left=left)
+        module.exit_json(**present(module, owns))
+    except OSError as error:
+        module.fail_json(msg=f"Cannot change the files in {home}: {error}.")
 
 
 if __name__ == "__main__":
