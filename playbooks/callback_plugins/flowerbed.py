@@ -243,9 +243,10 @@ class CallbackModule(Default):
             super().v2_runner_on_failed(result, ignore_errors)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """Show the end of what was followed."""
+        """Show the end of what was followed. A host that may be out of reach is told of by a later task."""
         self._finish(result)
-        super().v2_runner_on_unreachable(result)
+        if not result._task.ignore_unreachable or self._display.verbosity:
+            super().v2_runner_on_unreachable(result)
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         """Show the end of what was followed."""

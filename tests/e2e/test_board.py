@@ -1,5 +1,6 @@
 """A board on another machine, through SSH: a stand-in for ssh runs its commands here, a stand-in for cron remembers."""
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,11 @@ from checkout import Checkout, until
 pytestmark = pytest.mark.e2e
 
 SSH = """#!/bin/sh
-# Its last argument is the command; its options and the host do not matter here.
+# Its last argument is the command; its options and the host do not matter here. The board may be off.
+if [ -e "$(dirname "$0")/off" ]; then
+    echo "ssh: connect to host 10.0.0.2 port 22: No route to host" >&2
+    exit 255
+fi
 for command; do :; done
 PATH="$(dirname "$0"):$PATH" exec sh -c "$command"
 """
@@ -28,7 +33,15 @@ esac
 """
 
 
-@pytest.fixture
+def variables(garden: Checkout) -> dict[str, str]:
+    """Return what makes a host a board."""
+    return {
+        "ansible_connection": "ssh", "ansible_host": "10.0.0.2", "ansible_ssh_transfer_method": "piped",
+        "ansible_ssh_executable": str(garden.folder / "bin/ssh"), "fl_python": sys.executable,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
 def board() -> Iterator[Checkout]:
     """A checkout whose one device is a board."""
     garden = Checkout({"rpi": "rpi-1"})
@@ -39,10 +52,7 @@ def board() -> Iterator[Checkout]:
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
         garden.set_variables(fl_listen="0.0.0.0", fl_server_host=socket.gethostname())
-        garden.set_variables(
-            "rpi", ansible_connection="ssh", ansible_host="10.0.0.2", ansible_ssh_executable=str(programs / "ssh"),
-            ansible_ssh_transfer_method="piped", fl_python=sys.executable,
-        )  # fmt: skip
+        garden.set_variables("rpi", **variables(garden))
         yield garden
     finally:
         garden.close()
@@ -67,3 +77,56 @@ def test_a_board_starts_by_itself_after_a_reboot_until_it_is_stopped(board):
     board.run("rebooted")
     board.play("playbooks/stop")
     assert "@reboot" not in crontab.read_text() and board.processes() == {}
+
+
+def test_a_folder_with_other_things_is_refused_before_anything_is_done_there(board):
+    mine = board.folder / "mine"
+    (mine / "downloads").mkdir(parents=True)
+    board.set_variables("rpi", **variables(board), fl_root=str(mine))
+    try:
+        words = board.fail("deploy")
+    finally:
+        board.set_variables("rpi", **variables(board))
+    assert f"rpi-1: fl_root is {mine}, which already holds something else (downloads): set fl_root to a" in words
+    assert [path.name for path in mine.rglob("*")] == ["downloads"]
+
+
+def owed(board: Checkout) -> dict[str, str]:
+    """Return what the server keeps in mind of its devices."""
+    return json.loads((board.home("server") / "hosts.json").read_text())
+
+
+def test_a_board_that_is_off_is_named_and_stopped_when_it_is_next_reached(board):
+    off, sentence = board.folder / "bin/off", "rpi-1 does not answer at 10.0.0.2: look whether it is on"
+    board.play("deploy")
+    assert owed(board) == {"rpi-1": ""}
+    off.touch()
+    for playbook in ("deploy", "playbooks/preflight", "playbooks/status", "playbooks/stop"):
+        played = board.begin(playbook).end()
+        assert played.status != 0 and played.words.count(sentence) == 1, played.text
+        assert "UNREACHABLE" not in played.text, played.text
+        if playbook == "playbooks/status":
+            assert re.search(r"rpi-1 +unreachable +– +yes", played.text), played.text
+    assert "It is stopped when stop.yml or status.yml next reaches it." in played.words
+    assert {host for host, _ in board.programs()} == {"rpi-1"} and owed(board) == {"rpi-1": "stop"}
+    off.unlink()
+    words = board.play("playbooks/status").words
+    assert "rpi-1 was not reached when it was to be stopped. It is stopped now." in words
+    assert board.processes() == {} and owed(board) == {"rpi-1": ""}
+
+
+def test_a_board_that_is_off_is_reset_when_it_is_next_reached(board):
+    off = board.folder / "bin/off"
+    board.play("deploy")
+    (board.home("rpi-1") / "notes.txt").write_text("mine")
+    off.touch()
+    words = board.fail("playbooks/reset", confirm=True)
+    assert "has SSH enabled. It is not reset: call reset.yml again once it is reached." in words
+    assert sorted(path.name for path in board.home("server").iterdir()) == ["hosts.json", "placed.json"]
+    assert {host for host, _ in board.programs()} == {"rpi-1"} and owed(board) == {"rpi-1": "reset"}
+    off.unlink()
+    words = board.play("playbooks/reset", confirm=True).words
+    assert f"rpi-1: {board.home('rpi-1')} stays, for it holds what Flowerbed did not make (notes.txt)" in words
+    left = [path for path in (board.folder / ".flowerbed/local").rglob("*") if path.is_file()]
+    assert left == [board.home("rpi-1") / "notes.txt"] and board.processes() == {}
+    assert not any(board.play("playbooks/reset", confirm=True).changed.values())

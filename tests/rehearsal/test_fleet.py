@@ -81,7 +81,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
 
 def test_a_check_on_fresh_boards_changes_nothing(lab):
     before = lab.boards.root("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt")
-    lab.play("deploy", "--check", "--diff")
+    words, _ = lab.play("deploy", "--check", "--diff")
+    assert words.count("//172.30.98.1:5000") >= len(BOARDS), words  # our mirror, in each engine's configuration
     assert lab.boards.root("rpi-1", "ls -a /opt /etc/docker; cat /boot/firmware/cmdline.txt") == before
     assert not (ROOT / ".flowerbed" / lab.boards.name).exists()
 
@@ -203,16 +204,32 @@ def test_a_board_that_joins_takes_part_and_the_other_link_gives_the_same_model(l
     assert all((stream[name] == superlink[name]).all() for name in stream)
 
 
+def test_a_board_that_is_off_is_stopped_when_it_is_next_reached(lab):
+    board = f"{lab.boards.name}-rpi-1"
+    docker("stop", "--time=1", board)
+    words = lab.fail("playbooks/stop")
+    assert words.count("rpi-1 does not answer at") == 1 and "UNREACHABLE" not in words, words
+    docker("start", board)
+    wait_until(lambda: lab.trainer("rpi-1").get("ready"), 120, "the board to be back", every=1)  # by itself
+    words, _ = lab.play("playbooks/status")
+    assert "rpi-1 was not reached when it was to be stopped. It is stopped now." in words
+    assert len(re.findall(r"(?:rpi|jetson-\dgb)-1 +stopped +exited", words)) == 3, words
+
+
 def test_stopped_boards_stay_stopped_after_a_reboot(lab):
-    lab.play("playbooks/stop")
     assert not any(lab.play("playbooks/stop")[1].values())
     docker("restart", f"{lab.boards.name}-rpi-1")
     wait_until(lambda: lab.boards.root("rpi-1", "docker info --format '{{.ContainersRunning}}' || true") == "0", 60,
                "the board's engine", every=1)  # fmt: skip
 
 
-def test_reset_gives_the_boards_back(lab):
-    lab.play("playbooks/reset", confirm=True)
+def test_reset_gives_the_boards_back_with_what_is_their_owners(lab):
+    lab.boards.root("rpi-1", "touch /opt/flowerbed/rpi-1/notes.txt")
+    words, _ = lab.play("playbooks/reset", confirm=True)
+    assert "/opt/flowerbed/rpi-1 stays, for it holds what Flowerbed did not make (notes.txt)" in words, words
+    assert lab.boards.root("rpi-1", "find /opt/flowerbed -type f; rm -r /opt/flowerbed").split() == [
+        "/opt/flowerbed/rpi-1/notes.txt"
+    ]  # fmt: skip
     for board in BOARDS:
         left = "docker ps --all --quiet; docker images --format '{{.Repository}}' | grep -v ^own/; ls /opt"
         assert "flowerbed" not in (found := lab.boards.root(board, f"{left}; true")) and "/" not in found, found

@@ -214,7 +214,8 @@ def test_the_table_has_the_unit_that_fits(ahead, word):
 
 
 def test_this_machine_is_looked_at(tmp_path):
-    arguments = {"home": str(tmp_path / "a" / "b"), "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
+    folders = {"home": str(tmp_path / "a" / "b"), "root": str(tmp_path / "a")}
+    arguments = {**folders, "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
     done = subprocess.run(
         [sys.executable, ROOT / "playbooks/library/board_facts.py"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
@@ -223,3 +224,21 @@ def test_this_machine_is_looked_at(tmp_path):
     assert set(facts) >= set(GOOD) and facts["bits"] == 64 and facts["port"] == "refused" and facts["asked_at"] == 5.0
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0 and facts["free"] > 0
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "runtime", "sentence"),
+    [
+        ({"board_answer": {"board": GOOD}}, "docker", ""),
+        ({"board_answer": {"skipped": True}}, "process", ""),  # on this machine
+        ({}, "process", ""),
+        ({"board_answer": {"unreachable": True, "msg": "connect to host d port 22: No route to host"}}, "process",
+         "does not answer at d: look whether it is on, in this network, and has SSH enabled"),
+        ({"board_answer": {"board": {**GOOD, "docker": MISSING}}}, "docker", ""),
+        ({"board_answer": {"board": {**GOOD, "docker": {"error": "does not answer (x)"}}}}, "process", ""),
+        ({"board_answer": {"board": {**GOOD, "docker": {"error": "does not answer (x)"}}}}, "docker",
+         "has a Docker engine that does not answer (x): start it there (systemctl start docker)"),
+    ],
+)  # fmt: skip
+def test_what_keeps_playbooks_from_a_device(own, runtime, sentence):
+    assert preflight.barrier(own, "d", runtime) == sentence

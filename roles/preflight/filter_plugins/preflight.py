@@ -295,9 +295,7 @@ def judge(
         own, variables = hostvars[name], fleet[name]
         wanted = {
             "runtime": variables["fl_runtime"], "groups": own["group_names"],
-            "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}",
-            "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
-            "port": int(own.get("ansible_port", 22)), "options": _options(own),
+            "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}", **_login(name, own),
         }  # fmt: skip
         as_root, plain = own["board_answer"], own.get("board_plain", {})
         answer = as_root if "board" in as_root or as_root.get("unreachable") or plain.get("skipped") else plain
@@ -339,6 +337,29 @@ def _options(own: dict[str, Any]) -> str:
     return "".join(f" {option}" for option in found if option)
 
 
+def barrier(own: dict[str, Any], name: str, runtime: str) -> str:
+    """Return what keeps playbooks from working on a device that was looked at, the end of a sentence; "" for nothing.
+
+    `own` has what the tasks of the role board returned, if they looked.
+    """
+    as_root, plain = own.get("board_answer", {"skipped": True}), own.get("board_plain", {})
+    if as_root.get("skipped"):
+        return ""
+    found = reach(plain if "board" in plain else as_root, _login(name, own))
+    error = as_root.get("board", {}).get("docker", {}).get("error", "not installed")
+    if found.state == FAIL or runtime != "docker" or error == "not installed":
+        return found.sentence
+    return f"has a Docker engine that {error}: start it there (systemctl start docker)"
+
+
+def _login(name: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Return what `reach` must know of the way to a device."""
+    return {
+        "address": own.get("ansible_host", name), "user": own.get("ansible_user", ""),
+        "port": int(own.get("ansible_port", 22)), "options": _options(own),
+    }  # fmt: skip
+
+
 def _all(report: dict[str, dict[str, Finding]], state: str) -> list[tuple[str, Finding]]:
     return [(name, finding) for name, found in report.items() for finding in found.values() if finding.state == state]
 
@@ -365,4 +386,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"preflight_judge": judge}
+        return {"preflight_judge": judge, "preflight_barrier": barrier}
