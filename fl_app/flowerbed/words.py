@@ -9,6 +9,7 @@ import unicodedata
 
 LONGEST = 300  # characters of a sentence
 MOST = 200  # entries of a list or an object
+MOST_LINES = 12  # of a traceback
 DEEPEST = 4
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -26,6 +27,12 @@ def clean(value, longest=LONGEST):
     text = "".join(" " if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
     text = " ".join(text.split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def clean_trace(lines):
+    """Return the last lines of a traceback, cleaned, with their indents; none if `lines` is no list."""
+    lines = [str(line)[: 20 * LONGEST] for line in lines[-MOST_LINES:]] if isinstance(lines, list) else []
+    return [" " * min(len(line) - len(line.lstrip(" ")), 8) + clean(line) for line in lines]
 
 
 def clean_all(value, longest=LONGEST, most=MOST, deepest=DEEPEST):
