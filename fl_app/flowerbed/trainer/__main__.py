@@ -21,8 +21,13 @@ def main(path):
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "it lacks %s" % error if isinstance(error, KeyError) else error
         sys.exit("the trainer cannot start from %s: %s" % (path, reason))
+
+    def stop(*_):
+        server.farewell()
+        os._exit(0)  # nothing to save, and torch's threads need no farewell
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))  # nothing to save, and torch's threads need no farewell
+        signal.signal(number, stop)
     server.serve_forever()
 
 

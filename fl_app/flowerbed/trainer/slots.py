@@ -32,10 +32,10 @@ class Slots:
     @contextlib.contextmanager
     def take(self):
         """Hold a slot for the length of a `with`; wait for a free one, but not for ever: without, work is only slow."""
-        deadline = time.time() + WAIT_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
         held = None
         try:
-            while self._files and held is None and time.time() < deadline:
+            while self._files and held is None and time.monotonic() < deadline:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._bell, 1)  # the ring for the slot that is taken now
                 held = next((file for file in self._files if _lock(file)), None)

@@ -41,7 +41,7 @@ class Worker:
         self.name = config["name"]
         self.ready = False
         self.problem = None
-        self._begun = self._tried = 0.0  # the last warm-up: its begin on the monotonic clock, its end
+        self._begun = self._tried = 0.0  # the last warm-up: its begin and its end, on a clock that nobody sets
         task_hash = tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None
         self.facts = {"task_hash": task_hash, "fingerprint": None, "warnings": []}
         self.train_data = self.heldout_data = None
@@ -57,7 +57,7 @@ class Worker:
         if self._interrupted:
             self._interrupted = False
             return True
-        if not self.problem or time.time() < self._tried + RETRY_SECONDS:
+        if not self.problem or time.monotonic() < self._tried + RETRY_SECONDS:
             return False
         self.problem = None
         return True
@@ -97,7 +97,7 @@ class Worker:
         except BaseException:  # cancelled
             self._interrupted = True
             raise
-        self._tried = time.time()
+        self._tried = time.monotonic()
 
     def _set_torch(self):
         """Set what a task may have set for all of torch; on a GPU the same seed gives the same bits only like this."""
@@ -128,17 +128,20 @@ class Worker:
         return tensors.pack(arrays), {"buffers": json.dumps(sorted(set(arrays) - state.learnt(model)))}
 
     def train(self, body, config):
-        """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics."""
+        """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics.
+
+        Of these, `tried` is as in `health`: by it one trainer is told from the next on its socket.
+        """
         self._begin(config)
         examples = _examples(self.train_data)
         if not examples:
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
         reset_peak_memory()
         model, seconds_load = self._load(body, config)
-        started = time.time()
+        started = time.monotonic()
         shapes = state.shapes(model)
         metrics = self._task.train(model, self.train_data, config)
-        seconds_train = time.time() - started
+        seconds_train = time.monotonic() - started
         try:
             arrays = state.read(model, shapes)
         except Refused:
@@ -146,7 +149,7 @@ class Worker:
             raise
         return tensors.pack(arrays), dict(
             _numbers("train", metrics), examples=examples, seconds_load=seconds_load,
-            seconds_train=seconds_train, peak_memory_bytes=peak_memory(),
+            seconds_train=seconds_train, peak_memory_bytes=peak_memory(), tried=self._begun,
         )  # fmt: skip
 
     def evaluate(self, body, config):
@@ -156,11 +159,11 @@ class Worker:
         if not examples:
             raise Refused("%s has no held-out examples in %s" % (self.name, self.config["data"]))
         model, seconds_load = self._load(body, config)
-        started = time.time()
+        started = time.monotonic()
         metrics = self._task.evaluate(model, self.heldout_data, config)
         return b"", dict(
             _numbers("evaluate", metrics), examples=examples, seconds_load=seconds_load,
-            seconds_evaluate=time.time() - started,
+            seconds_evaluate=time.monotonic() - started, tried=self._begun,
         )  # fmt: skip
 
     def check(self, config):
@@ -208,11 +211,11 @@ class Worker:
         return data
 
     def _load(self, body, config):
-        started = time.time()
+        started = time.monotonic()
         model = self._prepare_model(config)
         state.write(model, tensors.unpack(body))
         self._seed(config)  # last: a model that had to be built drew random numbers
-        return model, time.time() - started
+        return model, time.monotonic() - started
 
     def _prepare_model(self, config):
         if self._model is None:
