@@ -16,11 +16,21 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 TYPES = frozenset(dtype.name for dtype in _NAMES)  # numpy's names of them, and torch's
+MOST_BYTES = 1 << 30  # of a model on its way
 _MAX_HEADER = 100 * 1024 * 1024
 
 
 class TensorError(ValueError):
     """The bytes are not a valid safetensors buffer, or an array has a type the format does not know."""
+
+
+def too_large(size):
+    """Return a sentence if a model of `size` bytes is larger than what is sent and taken, else None."""
+    if size <= MOST_BYTES:
+        return None
+    return "the model has %.0f MB, but Flowerbed sends at most %.0f MB: make it smaller" % (
+        size / 1e6, MOST_BYTES / 1e6
+    )  # fmt: skip
 
 
 def pack(arrays, metadata=None):

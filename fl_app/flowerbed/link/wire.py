@@ -13,11 +13,12 @@ from flwr.proto.transport_pb2 import ClientMessage, Code, Reason, ServerMessage
 from google.protobuf.message import DecodeError
 
 from ..parts import Parts
+from ..tensors import MOST_BYTES
 from .content import QUERY
 
 SERVICE, METHOD = "flwr.proto.FlowerService", "Join"  # the call of Flower's own start_client
 TRAIN, EVALUATE = "train", "evaluate"
-MAX_TENSORS = 1 << 30  # bytes of an answer
+MAX_TENSORS = MOST_BYTES + MOST_BYTES // 64  # bytes of an answer, with what surrounds its parts
 OPTIONS = [
     # A board that lost its power sends no farewell: ask after the other end, and let it ask.
     ("grpc.keepalive_time_ms", 20_000),

@@ -8,10 +8,9 @@ import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
 
-from ..tensors import TensorError
+from ..tensors import MOST_BYTES, TensorError
 from .worker import Refused
 
-MAX_BODY = 1 << 30
 READ_SECONDS = 60
 _JOBS = {"initial": "build_model", "train": "train", "evaluate": "evaluate"}  # and the task's function for each
 
@@ -22,6 +21,15 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 16
     worker = jobs = None
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.waiting = set()  # the handlers of requests whose job has not ended
+
+    def farewell(self):
+        """Tell all who wait for a job that it ends because this process was told to; not for lack of memory."""
+        for handler in list(self.waiting):
+            handler._answer(503, {"error": "the trainer was stopped"})
 
 
 def serve(path, worker, jobs):
@@ -101,8 +109,8 @@ class Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             raise Refused("the request needs a Content-Length") from None
-        if not 0 <= length <= MAX_BODY:
-            raise Refused("the request has %d bytes; at most %d are taken" % (length, MAX_BODY))
+        if not 0 <= length <= MOST_BYTES:
+            raise Refused("the request has %d bytes; at most %d are taken" % (length, MOST_BYTES))
         try:
             config = json.loads(self.headers.get("Flowerbed-Config") or "{}")
         except ValueError:
@@ -118,6 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         """Wait for the job; cancel it when the other side closes the connection. Returns whether it ended by itself."""
         ready, wake = socket.socketpair()
         threading.Thread(target=_signal_end, args=(job, wake), daemon=True).start()
+        self.server.waiting.add(self)
         try:
             select.select([self.connection, ready], [], [])
             if job.done.is_set():
@@ -126,6 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         finally:
+            self.server.waiting.discard(self)
             ready.close()
 
     def _answer(self, status, body, metrics=None):
