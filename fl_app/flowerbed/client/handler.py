@@ -41,7 +41,7 @@ def query(client: ClientConfig, trainer: Trainer) -> dict[str, Any]:
     try:
         health = trainer.health()
     except TrainerError as error:
-        health = {"ready": False, "problem": str(error)}
+        health = {"ready": False, "problem": str(error), "starting": True}  # its supervisor sees to that
     return {**health, "name": client.name, "facts": client.facts}
 
 

@@ -13,6 +13,7 @@ import grpc
 
 from ..link import wire
 from ..link.content import QUERY
+from ..words import clean
 from .handler import ClientConfig, handle, query
 from .trainer import Trainer
 
@@ -74,7 +75,7 @@ class Session:
             return "closed by the server"
         except grpc.RpcError as error:
             self.joined &= error.code() is not grpc.StatusCode.PERMISSION_DENIED  # type: ignore[attr-defined]
-            return str(error.details() or error.code())  # type: ignore[attr-defined]
+            return clean(error.details() or error.code())  # type: ignore[attr-defined]
         finally:
             self._inbox.put(None)
             self._outbox.put(None)

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..parts import Parts, drain, read, split
-from ..unix_http import UnixConnection
+from ..tensors import too_large
+from ..unix_http import SECONDS, UnixConnection
+from ..words import clean, clean_all, clean_trace
 
 LOG = os.environ.get("FLOWERBED_TRAINER_LOG", "logs/trainer.log")  # how its log is looked at
 START_SECONDS = 120
 RETRY_SECONDS = 0.2
+MOST_NAMES = 10_000  # of classes
 _CANCELLED = "the call was cancelled"
 
 
@@ -25,6 +28,10 @@ class TrainerError(RuntimeError):
     def __init__(self, message: str, trace: list[str] | None = None) -> None:
         super().__init__(message)
         self.trace = trace or []
+
+
+class TrainerDied(TrainerError):
+    """The trainer's process ended in the middle of a job, by itself or because it was told to."""
 
 
 @dataclass
@@ -38,8 +45,9 @@ class Trainer:
     def health(self) -> dict[str, Any]:
         """Return the trainer's own account of itself. Raises TrainerError when it doesn't answer."""
         try:
-            return json.loads(b"".join(self._request("GET", "/health", {}, Parts(), 10)[0]))
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            answer = b"".join(self._request("GET", "/health", {}, Parts(), SECONDS)[0])
+            return clean_all(json.loads(answer), most=MOST_NAMES)
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise TrainerError(f"no trainer answers on {self.path} ({_cause(error)}): see {LOG}") from None
 
     def wait_ready(self, seconds: float, again: bool = False) -> dict[str, Any]:
@@ -76,15 +84,28 @@ class Trainer:
 
     def call_in_parts(self, job: str, body: Parts, config: dict[str, Any]) -> tuple[Parts, dict[str, Any]]:
         """Do as `call`; `body` is empty afterwards."""
-        self.wait_ready(START_SECONDS)
+        _check_size(body)
+        before = self.wait_ready(START_SECONDS)
         try:
             data, headers = self._request("POST", f"/{job}", {"Flowerbed-Config": json.dumps(config)}, body, None)
         except (OSError, http.client.HTTPException) as error:
-            raise TrainerError(
-                f"the trainer died during {job} ({_cause(error)}), perhaps for lack of memory: it is started again; "
-                f"see {LOG}"
-            ) from None
+            raise self._broken(job, before, error) from None
+        _check_size(data)
         return data, json.loads(headers.get("Flowerbed-Metrics") or "{}")
+
+    def _broken(self, job: str, before: dict[str, Any], error: Exception) -> TrainerError:
+        """Return what became of a trainer whose health was `before`, and whose connection broke during a job."""
+        if self._cancelled.is_set():
+            return TrainerError(_CANCELLED)
+        try:
+            if self.health().get("tried") == before.get("tried"):
+                return TrainerError(f"the connection to the trainer broke during {job} ({_cause(error)}): see {LOG}")
+        except TrainerError:
+            pass
+        return TrainerDied(
+            f"the trainer died during {job} ({_cause(error)}), perhaps for lack of memory: it is started again; "
+            f"see {LOG}"
+        )
 
     def cancel(self) -> None:
         """End the call under way, the job it waits for, and every later call."""
@@ -102,7 +123,7 @@ class Trainer:
             connection.connect()
             if self._cancelled.is_set():
                 raise TrainerError(_CANCELLED)
-            connection.sock.settimeout(timeout)
+            connection.sock.settimeout(timeout)  # None: whoever waits for a job ends it by `cancel`
             headers = {**headers, "Content-Length": str(sum(map(len, body)))}
             connection.request(method, path, drain(body), headers)
             response = connection.getresponse()
@@ -111,7 +132,7 @@ class Trainer:
             self._connection = None
             connection.close()
         if response.status != 200:
-            raise _failure(b"".join(data))
+            raise _failure(b"".join(data), TrainerDied if response.status == 503 else TrainerError)
         return data, response.headers
 
 
@@ -119,11 +140,17 @@ class _Unusable(TrainerError):
     """The trainer runs, but its task or data cannot be used."""
 
 
-def _failure(data: bytes) -> TrainerError:
+def _check_size(parts: Parts) -> None:
+    problem = too_large(sum(map(len, parts)))
+    if problem:
+        raise TrainerError(problem)
+
+
+def _failure(data: bytes, kind: type[TrainerError]) -> TrainerError:
     try:
         answer = json.loads(data)
-        return TrainerError(answer["error"], answer.get("trace"))
-    except (ValueError, KeyError):
+        return kind(clean(answer["error"]), clean_trace(answer.get("trace")))
+    except (ValueError, KeyError, TypeError, RecursionError):
         return TrainerError("the trainer gave an answer that cannot be read")
 
 
