@@ -22,6 +22,7 @@ from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed, 
 from flwr.serverapp import Grid
 
 from ..parts import split
+from ..words import clean
 from . import wire
 from .content import QUERY, make_content, read_content
 
@@ -30,6 +31,7 @@ log = logging.getLogger("flowerbed.server")
 QUERY_SECONDS = 30
 PULL_SECONDS = 0.1
 MAX_REFUSED = 100  # names, each logged once
+NAME = 80  # characters of a stranger's
 
 try:
     from flwr.supercore.task_identity import TaskIdentity
@@ -146,12 +148,15 @@ class StreamGrid(Grid):
         name = answer.values.get("name") if isinstance(answer.values, dict) else None
         node = self._ids.get(name) if isinstance(name, str) else None
         if node is None:
-            if len(self._refused) < MAX_REFUSED and repr(name) not in self._refused:  # it tries again for ever
-                self._refused.add(repr(name))
+            name = clean(name, NAME)
+            if len(self._refused) < MAX_REFUSED and name not in self._refused:  # it tries again for ever
+                self._refused.add(name)
                 log.info("refused a device that calls itself %r: the inventory has no such device", name)
             device.refuse(f"the server's inventory has no device {name}: run deploy.yml")
             return
         with self._changed:
+            if device.ended:  # while it was asked: it has left already
+                return
             before = self._connected.get(node)
             self._connected[node] = device
             self.last_seen[name] = time.time()
@@ -165,6 +170,7 @@ class StreamGrid(Grid):
 
     def _leave(self, device: "_Device") -> None:
         with self._changed:
+            device.ended = True
             node = self._ids.get(device.name or "")
             if node is not None and self._connected.get(node) is device:
                 del self._connected[node]
@@ -205,6 +211,7 @@ class _Device(ClientProxy):
         self.bridge = bridge
         self.context = context
         self.name: str | None = None
+        self.ended = False
         self.refusal: str | None = None
 
     def request(self, instruction: list[bytes], seconds: float) -> wire.Answer:
