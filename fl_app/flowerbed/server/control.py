@@ -114,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(*answer)
 
     def _run(self, run: Any) -> tuple[int, dict[str, Any]]:
+        from ..rounds import lock
         from ..rounds.config import RunFailed, RunStopped
         from ..rounds.log import log_to
         from ..rounds.loop import run_rounds
@@ -122,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         watcher = threading.Thread(target=_watch, args=(self.connection, stop, done), daemon=True)
         watcher.start()
         try:
-            with log_to(Path(run.directory) / "logs" / "run.log"):
+            folder = Path(run.directory)  # another inventory's server may be at work in it
+            with lock.hold(folder), log_to(folder / "logs" / "run.log"):
                 return 200, {"message": run_rounds(self.server.grid, run, stop)}
         except RunFailed as error:
             return 422, {"message": str(error)}
