@@ -3,13 +3,15 @@
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from ..client.trainer import MOST_NAMES
 from ..link.content import QUERY, make_content, read_content
+from ..words import MOST, clean, clean_all, clean_trace
 from .config import RunStopped
 
 POLL_SECONDS = 0.05
@@ -18,19 +20,17 @@ GRACE_SECONDS = 2.0
 
 @dataclass
 class Reply:
-    """What came back from a device: tensors and values, or `error`, a sentence's end; and after how many seconds."""
+    """What came back from a device: tensors and values, or `error`, a sentence's end; and after how many seconds.
+
+    `trace` has the last lines of a task's traceback. All words are fit for a terminal.
+    """
 
     packed: bytes
     values: dict[str, Any]
     error: str | None
     seconds: float
     late: bool = False
-
-    @property
-    def trace(self) -> list[str]:
-        """The last lines of a task's traceback."""
-        lines = self.values.get("trace")
-        return [str(line) for line in lines] if isinstance(lines, list) else []
+    trace: list[str] = field(default_factory=list)
 
 
 class Fleet:
@@ -45,32 +45,71 @@ class Fleet:
         self._stop = stop
         self._query_seconds = query_seconds
         self._nodes: dict[str, int] = {}
+        self._queries: dict[str, tuple[int, float]] = {}  # by message: the node, and until when it may answer
+        self._silent: set[int] = set()  # nodes that were waited for in vain
         self.about: dict[str, dict[str, Any]] = {}
 
-    def refresh(self) -> list[str]:
-        """Ask nodes that are new who they are; return the names of the run's devices that are connected, in order."""
+    def refresh(self, patience: float | None = None) -> list[str]:
+        """Ask nodes that are new who they are; return the names of the run's devices that are connected, in order.
+
+        Waits for the answers at most `patience` seconds (None: as long as one may take), once a node: what a node
+        answers after that is taken up by a later call.
+        """
+        started = time.monotonic()
+        deadline = started + (self._query_seconds if patience is None else patience)
         connected = set(self._grid.get_node_ids())
         self._nodes = {name: node for name, node in self._nodes.items() if node in connected}
-        unknown = sorted(connected - set(self._nodes.values()))
-        if unknown:
-            replies = self._exchange({node: make_content(b"", {}) for node in unknown}, QUERY, self._query_seconds)
-            for node, reply in replies.items():
-                name = reply.values.get("name")
-                if reply.error is None and name in self._devices:
-                    self._nodes[name] = node
-                    self.about[name] = reply.values
+        self._silent &= connected
+        self._queries = {
+            message: (node, until) for message, (node, until) in self._queries.items()
+            if node in connected and started < until
+        }  # fmt: skip
+        asked = {node for node, _ in self._queries.values()}
+        unknown = sorted(connected - asked - set(self._nodes.values()))
+        messages = [Message(make_content(b"", {}), node, QUERY, ttl=self._query_seconds) for node in unknown]
+        until = started + self._query_seconds + GRACE_SECONDS
+        sent = self._grid.push_messages(messages) if messages else []
+        self._queries |= {message: (node, until) for message, node in zip(sent, unknown, strict=True)}
+        while self._queries:
+            arrived = list(self._grid.pull_messages(list(self._queries)))
+            now = time.monotonic()
+            for message in arrived:
+                self._meet(self._queries.pop(message.metadata.reply_to_message_id)[0], _read(message, 0, 1, MOST_NAMES))
+            waited_for = {node for node, _ in self._queries.values()} - self._silent
+            if waited_for and now >= deadline:
+                self._silent |= waited_for
+            if not waited_for or now >= deadline:
+                break
+            self._between(arrived, now - started)
         return [name for name in self._devices if name in self._nodes]
 
-    def wait_for(self, number: int, seconds: float) -> list[str]:
-        """Return the connected devices once there are `number` of them, or after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while len(here := self.refresh()) < number and time.monotonic() < deadline:
-            self._pause(POLL_SECONDS * 4)
-        return here
+    def _meet(self, node: int, reply: Reply) -> None:
+        self._silent.discard(node)
+        name = reply.values.get("name")
+        if reply.error is None and name in self._devices:
+            said = {key: clean(reply.values[key]) for key in ("problem", "task_hash") if reply.values.get(key)}
+            self._nodes[name] = node
+            self.about[name] = {**reply.values, **said}
 
     def connected(self, device: str) -> bool:
         """Return whether a device was connected at the last refresh."""
         return device in self._nodes
+
+    def settled(self, device: str) -> bool:
+        """Return whether a device is connected, and ready or unable to be: it is worth no wait."""
+        about = self.about.get(device, {})
+        unable = about.get("problem") and not about.get("starting")
+        return self.connected(device) and bool(unable or about.get("ready", True))
+
+    def ready(self, device: str) -> bool:
+        """Return whether a device was ready when it was asked; then only what it said of its data counts."""
+        return bool(self.about.get(device, {}).get("ready", True))
+
+    def ask_anew(self) -> None:
+        """Have the next refresh ask those again that were not ready when they were asked: they may be by now."""
+        for device in self._devices:
+            if not self.ready(device) or self.about.get(device, {}).get("problem"):
+                self.forget(device)
 
     def runs_on(self, device: str) -> dict[str, str]:
         """Return what a device trains with, as far as it has said: Python, numpy, torch, processor and image."""
@@ -78,7 +117,7 @@ class Fleet:
         facts = about.get("facts")
         found = {name: about.get(name) for name in ("python", "numpy", "torch")}
         found |= {"processor": about.get("device"), "image": facts.get("image") if isinstance(facts, dict) else None}
-        return {name: value[:80] for name, value in found.items() if isinstance(value, str)}
+        return {name: clean(value, 80) for name, value in found.items() if isinstance(value, str)}
 
     def forget(self, device: str) -> None:
         """Ask a device anew who it is, before it is next sent anything."""
@@ -93,15 +132,31 @@ class Fleet:
         return self._devices[index]
 
     def exchange(self, devices: Iterable[str], kind: str, content: RecordDict, seconds: float) -> dict[str, Reply]:
-        """Send one content to devices and return their replies, every device's: late ones and failures too."""
-        names = {self._nodes[device]: device for device in devices if device in self._nodes}
-        replies = self._exchange(dict.fromkeys(names, content), kind, seconds)
-        return {names[node]: reply for node, reply in replies.items()}
+        """Send one content to devices and return their replies, every device's: late ones and failures too.
 
-    def _exchange(self, contents: dict[int, RecordDict], kind: str, seconds: float) -> dict[int, Reply]:
+        Those are asked anew who they are whose answer is of another trainer than was asked before, or of one that had
+        not been ready then.
+        """
+        names = {self._nodes[device]: device for device in devices if device in self._nodes}
+        replies = {names[node]: reply for node, reply in self._exchange(list(names), content, kind, seconds).items()}
+        others = [device for device, reply in replies.items() if reply.error is None and not self._known(device, reply)]
+        for device in others:
+            self.forget(device)
+        if others:
+            self.refresh()
+        for device in others:
+            if not self._known(device, replies[device]):
+                replies[device].error = "its trainer was started again, and has not said what it has"
+        return replies
+
+    def _known(self, device: str, reply: Reply) -> bool:
+        """Return whether what is known of a device was said by the trainer that gave this reply, once it was ready."""
+        return self.ready(device) and reply.values.get("tried") == self.about[device].get("tried")
+
+    def _exchange(self, nodes: list[int], content: RecordDict, kind: str, seconds: float) -> dict[int, Reply]:
         started = time.monotonic()
-        messages = [Message(content, node, kind, ttl=seconds) for node, content in contents.items()]
-        waiting = dict(zip(self._grid.push_messages(messages), contents, strict=True))
+        messages = [Message(content, node, kind, ttl=seconds) for node in nodes]
+        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
         replies: dict[int, Reply] = {}
         deadline = started + seconds + GRACE_SECONDS
         while waiting and time.monotonic() < deadline:
@@ -110,31 +165,33 @@ class Fleet:
             for message in arrived:
                 node = waiting.pop(message.metadata.reply_to_message_id)
                 replies[node] = _read(message, now - started, seconds)
-            if arrived or getattr(self._grid, "waits", False):
-                self.check_stop()
-            else:  # every look costs a SuperLink something: the longer it takes, the less often it is asked
-                self._pause(min(max(POLL_SECONDS, (now - started) / 50), 1))
+            self._between(arrived, now - started)
         for node in waiting.values():
             replies[node] = Reply(b"", {}, f"it did not answer within {seconds:g} s", seconds, late=True)
         return replies
 
-    def check_stop(self) -> None:
-        """Raise RunStopped if the run is to stop."""
-        self._pause(0)
+    def _between(self, arrived: list[Message], waited: float) -> None:
+        """Pause between two looks at what has arrived."""
+        if arrived or getattr(self._grid, "waits", False):
+            self.pause(0)
+        else:  # every look costs a SuperLink something: the longer it takes, the less often it is asked
+            self.pause(min(max(POLL_SECONDS, waited / 50), 1))
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises RunStopped if the run is to stop."""
         if self._stop.wait(seconds):
             raise RunStopped
 
 
-def _read(message: Message, took: float, limit: float) -> Reply:
+def _read(message: Message, took: float, limit: float, most: int = MOST) -> Reply:
     if message.has_error():
         late = took >= limit
-        reason = f"it did not answer within {limit:g} s" if late else message.error.reason or "it failed"
+        reason = f"it did not answer within {limit:g} s" if late else clean(message.error.reason or "it failed")
         return Reply(b"", {}, reason, took, late)
     try:
         packed, values = read_content(message.content)
     except ValueError as error:
-        return Reply(b"", {}, str(error), took)
+        return Reply(b"", {}, clean(error), took)
     error = values.get("error")
-    return Reply(packed, values, None if error is None else str(error), took)
+    trace = clean_trace(values.get("trace"))
+    return Reply(packed, clean_all(values, most=most), None if error is None else clean(error), took, trace=trace)

@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from flwr.serverapp import Grid
 from .. import tensors
 from ..client.trainer import TrainerError
 from ..link.content import make_content
+from ..words import clean
 from . import replies, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
@@ -31,6 +33,10 @@ from .sound import State
 from .strategy import Aggregation
 
 log = logging.getLogger("flowerbed.rounds")
+
+POLL_SECONDS = 0.2
+ANSWER_SECONDS = 5  # after which a device that has not said who it is counts as waited for
+SAY_SECONDS = 2  # between two lines about that
 
 
 def run_rounds(grid: Grid, run: RunConfig, stop: threading.Event) -> str:
@@ -63,6 +69,8 @@ class _Run:
         self.fleet = Fleet(grid, self.deployed, stop, max(run.wait_clients, 1.0))
         self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
+        self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
+        self.left_out: dict[str, str] = {}  # why, as it was said last
         self.round = 0
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
@@ -107,20 +115,23 @@ class _Run:
     def _initial(self) -> tuple[State, set[str]]:
         """Return the tensors of a new model, and the names of those that are not learnt."""
         try:
-            packed, about = self.evaluator.result(self.evaluator.begin("initial", b"", self.run.server_config(0)))
-            self.has_test = self.evaluator.has_test
+            packed, about, self.has_test = self.evaluator.initial(self.run.server_config(0))
         except TrainerError as error:
             self._log_trace("server", error.trace)
             raise RunFailed(f"the server's trainer made no model: {error}") from None
+        problem = tensors.too_large(len(packed))
+        if problem:
+            raise RunFailed(problem)
         return tensors.unpack(packed), set(json.loads(about["buffers"]))
 
     def _wait_for_devices(self) -> None:
         for device in self.run.undeployed:
-            self._problem(device, self._why_not(device) or "")
+            self.left_out[device] = self._why_not(device) or ""
+            self._problem(device, self.left_out[device])
         wanted = self.deployed
         if not wanted:
             raise RunFailed("the last deployment of every device failed, or there was none: run deploy.yml")
-        here = self.fleet.wait_for(len(wanted), self.run.wait_clients)
+        here = self._gather(lambda: all(map(self.fleet.settled, wanted)))
         missing = [device for device in wanted if device not in here]
         if len(here) < self.run.min_clients:
             raise RunFailed(
@@ -129,19 +140,59 @@ class _Run:
                 "Run playbooks/status.yml to see their state"
             )
         for device in missing:
-            self._problem(device, f"{device} is not connected, or does not answer: it is left out")
-        self._check_classes(here)
+            self._left_out(device, f"{device} is not connected, or does not answer")
+        for device in here:
+            sentence = self._other_classes(device)
+            if sentence:
+                raise RunFailed(sentence)
 
-    def _check_classes(self, devices: list[str]) -> None:
-        """Refuse devices that number their classes differently: what they learn could not be averaged."""
-        named = {device: classes for device in devices if (classes := self.fleet.about[device].get("classes"))}
-        for (one, first), (other, second) in itertools.pairwise(named.items()):
-            if first != second:
-                raise RunFailed(
-                    f"a label means one class on {one} and another on {other}, which have {str(first)[:80]} and "
-                    f"{str(second)[:80]}: put the same classes.txt, one name a line, beside the class folders of every "
-                    "device, then stop and deploy"
-                )
+    def _gather(self, enough: Callable[[], bool]) -> list[str]:
+        """Return the connected devices once they are `enough`, or no other is worth a wait, or after fl_wait_clients.
+
+        Says whom it waits for: at once, and when that has changed.
+        """
+        deadline = time.monotonic() + self.run.wait_clients
+        said: list[str] = []
+        quiet_until = 0.0
+        while True:
+            here = self.fleet.refresh(min(ANSWER_SECONDS, max(self.run.wait_clients, 1.0)))
+            missing = [device for device in self.deployed if not self.fleet.settled(device)]
+            now = time.monotonic()
+            if enough() or not missing or now >= deadline:
+                return here
+            if missing != said and now >= quiet_until:
+                said, quiet_until = missing, now + SAY_SECONDS
+                message = f"waits up to {deadline - now:.0f} s for {self._whom(missing)}"
+                log.info(message)
+                self.experiment.events.record({"event": "waiting", "devices": missing, "message": message})
+            self.fleet.pause(POLL_SECONDS)
+            for device in missing:
+                self.fleet.forget(device)  # so it is asked again
+
+    def _whom(self, missing: list[str]) -> str:
+        here = [device for device in missing if self.fleet.connected(device)]
+        away = [device for device in missing if device not in here]
+        groups = {"not connected": away, "connected, but the trainer is still starting": here}
+        return "; ".join(f"{', '.join(devices)} ({what})" for what, devices in groups.items() if devices)
+
+    def _other_classes(self, device: str) -> str | None:
+        """Return a sentence if a label means another class on a device than in this run: an average makes no sense."""
+        classes = self.fleet.about[device].get("classes")
+        if not classes or not isinstance(classes, list):
+            return None
+        if self.classes is None:
+            self.classes = device, classes
+        one, first = self.classes
+        if first == classes:
+            return None
+        pairs = enumerate(itertools.zip_longest(first, classes))
+        begin = next(label for label, (left, right) in pairs if left != right)
+        whence = f", from label {begin} on," if begin else ""
+        return (
+            f"a label means one class on {one} and another on {device}, which have{whence} {clean(first[begin:], 80)} "
+            f"and {clean(classes[begin:], 80)}: put the same classes.txt, one name a line, beside the class folders of "
+            "every device, then stop and deploy"
+        )
 
     # -- A round -----------------------------------------------------------------------------------------------------
 
@@ -154,18 +205,26 @@ class _Run:
             for device in self.run.devices
         }
         for device in self.run.devices:
-            if device not in clients:
-                events[device].update(status="left-out", reason=self._why_not(device))
+            reason = None if device in clients else self._why_not(device)
+            if reason:
+                events[device].update(status="left-out", reason=reason)
+                self._left_out(device, reason, number)
+            else:
+                self.left_out.pop(device, None)
 
-        trained, asked, extra = self._train(number, clients, aggregation, events)
+        trained, counts, extra = self._train(number, clients, aggregation, events)
         self.state = aggregation.aggregate(number, self.state, trained)
+        for device in clients:
+            if not self.fleet.ready(device):
+                self.fleet.forget(device)
+        self.fleet.refresh()
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
 
         memory, rest = aggregation.remember()
         path = path_of(self.experiment.checkpoints, number)
         done = {
             "event": "round", "round": number, **summary, "seconds": round(time.monotonic() - started, 4),
-            "clients_asked": asked, "clients_answered": len(trained),
+            **counts, "clients_answered": len(trained),
             "checkpoint": str(path.relative_to(self.experiment.folder)),
         }  # fmt: skip
         self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
@@ -173,13 +232,13 @@ class _Run:
 
     def _clients(self, number: int) -> list[str]:
         """Return the devices that can take part now; wait for them if they are too few."""
-        for device in self.run.devices:
-            if self.fleet.about.get(device, {}).get("problem"):
-                self.fleet.forget(device)  # it may be well again
-        if len(self.fleet.refresh()) < self.run.min_clients:
-            self.fleet.wait_for(self.run.min_clients, self.run.wait_clients)
+        self.fleet.ask_anew()
+        self.fleet.refresh()
+        needed = max(1, self.run.min_clients)
+        if len(self._able()) < needed:
+            self._gather(lambda: len(self._able()) >= needed)
         able = self._able()
-        if len(able) < max(1, self.run.min_clients):
+        if len(able) < needed:
             reasons = "; ".join(self._why_not(device) or "" for device in self.run.devices if device not in able)
             raise RunFailed(
                 f"{len(able)} devices can take part in round {number}, but fl_min_clients is "
@@ -188,7 +247,8 @@ class _Run:
         return able
 
     def _able(self) -> list[str]:
-        return [device for device in self.fleet.refresh() if self._why_not(device) is None]
+        """Return the devices that can take part, as far as they have said."""
+        return [device for device in self.run.devices if self._why_not(device) is None]
 
     def _why_not(self, device: str) -> str | None:
         """Return why a device can't take part, or None."""
@@ -196,6 +256,10 @@ class _Run:
             return f"{device} is left out: its last deployment failed, or there was none: run deploy.yml"
         if not self.fleet.connected(device):
             return f"{device} is not connected, or does not answer"
+        return self._unfit(device)
+
+    def _unfit(self, device: str) -> str | None:
+        """Return what a device said of itself that keeps it from taking part, or None."""
         about = self.fleet.about[device]
         if about.get("problem"):
             return f"{device} cannot train: {about['problem']}"
@@ -206,13 +270,21 @@ class _Run:
             found, wanted = about.get("fingerprint"), self.run.fingerprints[device]
             if found != wanted:
                 return f"{device} has data of another deployment ({found}, but this run is of {wanted}): run deploy.yml"
-        return None
+        return self._other_classes(device)
+
+    def _check_still_fit(self, device: str) -> None:
+        """Raise ValueError if a device, whose trainer was perhaps started again, has become unfit."""
+        sentence = self._unfit(device)
+        if sentence:
+            raise ValueError(sentence)
 
     def _train(
         self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
-    ) -> tuple[dict[str, tuple[State, dict[str, float]]], int, dict[str, Any]]:
-        """Return the usable updates by device, each with its metrics and p_m; how many devices were asked; and what
-        the strategy added to their configuration.
+    ) -> tuple[dict[str, tuple[State, dict[str, float]]], dict[str, int], dict[str, Any]]:
+        """Return the usable updates by device, each with its metrics and p_m; how many devices were asked, and wanted;
+        and what the strategy added to their configuration.
+
+        Wanted are also those that would have been asked, had they been there.
         """
         willing = [device for device in clients if weights.parse(self.run.weights[device]) != 0]
         for device in set(clients) - set(willing):
@@ -241,6 +313,7 @@ class _Run:
             event.update(bytes_down=len(packed), bytes_up=len(reply.packed))
             try:
                 measured = replies.trained(device, reply)
+                self._check_still_fit(device)
                 seconds_client = measured.pop("seconds_client", reply.seconds)
                 event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
                 updates[device] = replies.update(device, reply, self.state, self.types)
@@ -272,7 +345,11 @@ class _Run:
             event["weight"] = shares[device]
             metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
             result[device] = (state, metrics)
-        return result, len(names), extra
+        counts = {"clients_wanted": len(names), "clients_asked": len(names)}
+        if len(names) == len(willing):  # and the strategy would have taken more
+            absent = set(self.run.devices) - set(clients)
+            counts["clients_wanted"] += sum(weights.parse(self.run.weights[device]) != 0 for device in absent)
+        return result, counts, extra
 
     def _counts(self, split: str, claims: dict[str, int], number: int) -> dict[str, int]:
         """Return with how many examples of a split (train, heldout) devices count; name one that claims otherwise."""
@@ -316,8 +393,16 @@ class _Run:
         """
         packed = tensors.pack(self.state)
         config = self.run.task_config(number)
-        test = self.evaluator.begin("evaluate", packed, self.run.server_config(number)) if self.has_test else None
-        able = [self.fleet.index(device) for device in clients if self.fleet.about[device].get("heldout_examples", 1)]
+        test = None
+        if self.has_test:
+            test = self.evaluator.begin(packed, self.run.server_config(number), self.run.round_timeout)
+        for device in clients:
+            if not self.fleet.ready(device):
+                self._problem(device, f"{device} is still loading: round {number} is evaluated without it", number)
+        able = [
+            self.fleet.index(device) for device in clients
+            if self.fleet.ready(device) and self.fleet.about[device].get("heldout_examples", 1)
+        ]  # fmt: skip
         chosen: list[int] = []
         try:
             chosen = aggregation.choose("evaluate", number, self.state, able, self.run.seed)[0] if able else []
@@ -330,7 +415,9 @@ class _Run:
         scores: dict[str, dict[str, Any]] = {}
         for device, reply in sorted(answers.items()):
             try:
-                scores[device] = replies.scored(device, reply)
+                values = replies.scored(device, reply)
+                self._check_still_fit(device)
+                scores[device] = values
             except ValueError as error:
                 self._problem(device, f"{error}; round {number} goes on without it", number)
                 self._log_trace(device, reply.trace)
@@ -354,11 +441,18 @@ class _Run:
                 accuracy = replies.share("its trainer", "accuracy", metrics["accuracy"])
                 result.update(loss=metrics["loss"], accuracy=accuracy)
             except (TrainerError, ValueError) as error:
-                self._problem(None, f"the server could not evaluate round {number}: {error}", number)
+                sentence = f"the server could not evaluate round {number}: {error}; it goes on without a test score"
+                self._problem(None, sentence, number)
                 self._log_trace("server", getattr(error, "trace", []))
         return result
 
     # -- What went wrong ---------------------------------------------------------------------------------------------
+
+    def _left_out(self, device: str, reason: str, number: int | None = None) -> None:
+        """Say why a device is left out, once a reason."""
+        if self.left_out.get(device) != reason:
+            self.left_out[device] = reason
+            self._problem(device, f"{reason}: it is left out" + (f" from round {number} on" if number else ""), number)
 
     def _problem(self, device: str | None, message: str, number: int | None = None) -> None:
         """Say at once what is wrong, in the log and in the events."""
