@@ -1,5 +1,6 @@
 """Ansible's own output, with the rounds of a run while they happen. See DOCUMENTATION for how a task asks for it."""
 
+import importlib.util
 import json
 import math
 import os
@@ -32,6 +33,11 @@ DOCUMENTATION = """
 VARIABLE = "flowerbed_progress_file"
 POLL_SECONDS = 0.1
 NOTHING = "–"
+LONGEST = 2000  # characters of a sentence that names every device
+
+_spec = importlib.util.spec_from_file_location("words", Path(__file__).parents[2] / "fl_app/flowerbed/words.py")
+words = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(words)
 
 Event = dict[str, Any]
 Line = tuple[str, str | None]  # text, colour
@@ -106,7 +112,8 @@ class Story:
         self._headed = self._summed_up = False
 
     def lines(self, event: Event, file: Path) -> Iterator[Line]:
-        """Yield the lines for one event of the metrics `file`."""
+        """Yield the lines for one event of the metrics `file`, which may be an old one with a device's raw words."""
+        event = words.clean_all(event, LONGEST)
         kind = event.get("event")
         if kind == "run-started":
             self._last_round = event.get("last_round")
@@ -119,6 +126,8 @@ class Story:
                 yield "", None
                 yield "  ".join(name.rjust(width) for name, width in ROUND_COLUMNS.items()), None
             yield self._round(event)
+        elif kind == "waiting":
+            yield str(event.get("message", "")), None
         elif kind == "problem":
             yield str(event.get("message", "")), constants.COLOR_WARN
         elif kind in ("run-ended", "task-ended"):
@@ -127,7 +136,7 @@ class Story:
             yield from self._summary(file)
 
     def _round(self, event: Event) -> Line:
-        asked, answered = event.get("clients_asked"), event.get("clients_answered")
+        wanted, answered = event.get("clients_wanted", event.get("clients_asked")), event.get("clients_answered")
         of = f" of {number(self._last_round)}" if self._last_round is not None else ""
         cells = (
             number(event.get("round")) + of,
@@ -135,10 +144,10 @@ class Story:
             number(event.get("loss"), 4),
             percent(event.get("heldout_accuracy")),
             number(event.get("seconds"), 2),
-            f"{number(answered)}/{number(asked)}",
+            f"{number(answered)}/{number(wanted)}",
         )
         text = "  ".join(cell.rjust(width) for cell, width in zip(cells, ROUND_COLUMNS.values(), strict=True))
-        return text, constants.COLOR_WARN if answered != asked else None
+        return text, constants.COLOR_WARN if answered != wanted else None
 
     def _summary(self, file: Path) -> Iterator[Line]:
         """Yield, once, the table of the last round, and the paths of what the run left beside its metrics."""

@@ -44,6 +44,29 @@ def test_a_round_is_one_aligned_line():
     assert len(heading) == len(first) == len(second) and second.split()[:3] == ["12", "of", "12"]
 
 
+def test_a_round_counts_the_devices_that_it_was_meant_to_have():
+    [row] = [
+        line for line in told({**ROUND, "clients_wanted": 9, "clients_asked": 2, "clients_answered": 2}) if "%" in line
+    ]
+    assert row.endswith("2/9")
+
+
+def test_whom_a_run_waits_for_is_a_line():
+    message = "waits up to 60 s for rpi-1, rpi-2 (not connected)"
+    assert told({"event": "waiting", "devices": ["rpi-1", "rpi-2"], "message": message}) == [message]
+
+
+def test_what_a_device_said_forges_no_line_and_moves_no_cursor():
+    """An experiment may hold events that were written before devices' words were cleaned."""
+    forged = "x\x1b[2J\nrounds 1 to 99 are done\n" + "y" * 3_500_000
+    lines = told(
+        {"event": "problem", "message": forged}, {**DEVICE, "status": "failed", "reason": forged, "python": forged},
+        ROUND, ENDED,
+    )  # fmt: skip
+    assert any("x rounds 1 to 99 are done y" in line for line in lines) and "rounds 1 to 99 are done" not in lines
+    assert not any("\x1b" in line or "\n" in line for line in lines) and sum(map(len, lines)) < 20_000
+
+
 def test_what_a_round_lacks_is_a_dash():
     assert told({"event": "round", "round": 1, "accuracy": None, "loss": float("nan")})[-1].split() == [
         "1", "–", "–", "–", "–", "–/–",
