@@ -1,6 +1,7 @@
 """The thin client as a Flower ClientApp: what a SuperNode starts for each message on the superlink link."""
 
 import threading
+import time
 import urllib.request
 
 from flwr.app import Context, Message
@@ -40,17 +41,21 @@ def _do(job: str, message: Message, context: Context) -> Message:
     client = _client(context)
     trainer = Trainer(client.trainer)
     done = threading.Event()
-    threading.Thread(target=_watch, args=(client.server, context.run_id, trainer, done), daemon=True).start()
+    limit = time.monotonic() + message.metadata.ttl
+    threading.Thread(target=_watch, args=(client.server, context.run_id, trainer, done, limit), daemon=True).start()
     packed, config = read_content(message.content)
     result, metrics = handle(client, trainer, job, split(packed), config)
     done.set()
     return Message(make_content(b"".join(result), metrics), reply_to=message)
 
 
-def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event) -> None:
-    """Stop the trainer once the run has ended: Flower lets a ClientApp of a stopped run go on to its end."""
+def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event, limit: float) -> None:
+    """Stop the trainer once nobody waits for it: after the monotonic time `limit`, or when the run has ended.
+
+    Flower lets a ClientApp go on to its end in both cases, and a SuperNode has no other work done meanwhile.
+    """
     while not done.wait(WATCH_SECONDS):
-        if not running(address, run_id):
+        if time.monotonic() > limit or not running(address, run_id):
             trainer.cancel()
 
 

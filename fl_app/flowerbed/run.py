@@ -13,15 +13,20 @@ import select
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowerbed.rounds import lock
 from flowerbed.rounds.config import RunConfig, RunFailed, RunStopped
+from flowerbed.server import control
 from flowerbed.trainer.task import task_hash
 from flowerbed.unix_http import UnixConnection
 
 STOPPED = 130
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 30.0  # between two looks at whether there is still life at the other end of a long wait
+GONE_SECONDS = 300.0  # without any, after which it is waited for no longer
 
 
 def main() -> int:
@@ -51,12 +56,19 @@ def main() -> int:
 
 def run_on_stream(run: RunConfig, stop: threading.Event) -> str:
     """Ask the server on its control socket to do the run. Raises RunFailed with a sentence, or RunStopped."""
-    with contextlib.closing(UnixConnection(run.control)) as connection:  # whose end is the server's word to stop
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(contextlib.closing(UnixConnection(run.control)))  # its end is the word to stop
         try:
             connection.request("POST", "/run", json.dumps(dataclasses.asdict(run)))
+            gone = stack.enter_context(_looked_at(lambda: control.answers(run.control)))
             while not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
                 if stop.is_set():
                     raise RunStopped
+                if gone.is_set():
+                    raise RunFailed(
+                        f"the server has not answered on {run.control} for {GONE_SECONDS:g} s: see its "
+                        f"logs/server.log. The finished rounds are in {run.directory}"
+                    )
             response = connection.getresponse()
             content = json.loads(response.read())
         except (ConnectionRefusedError, FileNotFoundError):
@@ -76,14 +88,41 @@ def run_on_superlink(run: RunConfig, stop: threading.Event) -> str:
     from flowerbed.link import superlink
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock.hold(Path(run.directory)))
+        folder = Path(run.directory)
+        stack.enter_context(lock.hold(folder))
         submitted = superlink.start(run, sys.argv[1])
+        beats = [0.0]
+
+        def alive() -> bool:
+            before, beats[0] = beats[0], lock.beaten(folder)
+            return beats[0] != before and superlink.answers(run.superlink["address"])
+
         try:
-            return submitted.result(stop)
+            return submitted.result(stop, stack.enter_context(_looked_at(alive)))
         except RunStopped:
             stack.close()  # which the ServerApp takes as the word to stop
             submitted.wait_stopped()
             raise
+
+
+@contextlib.contextmanager
+def _looked_at(alive: Callable[[], bool]) -> Iterator[threading.Event]:
+    """Ask again and again whether what is waited for is `alive`; set the event once it has not been for too long."""
+    gone, done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        last = time.monotonic()
+        while not done.wait(LOOK_SECONDS):
+            if alive():
+                last = time.monotonic()
+            elif time.monotonic() > last + GONE_SECONDS:
+                gone.set()
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield gone
+    finally:
+        done.set()
 
 
 def _watch(parent: int, owner: int, stop: threading.Event) -> None:

@@ -33,5 +33,6 @@ def main(grid: Grid, context: Context) -> None:
 def _watch(folder: Path, stop: threading.Event) -> None:
     """Set `stop` when whoever asked for the run has gone."""
     while not stop.wait(0.5):
+        lock.beat(folder)
         if not lock.held(folder):
             stop.set()

@@ -1,5 +1,6 @@
 """Flower's deployment engine as the link: `flwr run` and its SuperLink, untouched."""
 
+import http.client
 import json
 import os
 import subprocess
@@ -14,6 +15,22 @@ from ..rounds.config import RunConfig, RunFailed, RunStopped
 CONNECTION = "flowerbed"  # the name of the connection in $FLWR_HOME/config.toml
 POLL_SECONDS = 0.2
 STOP_SECONDS = 45.0
+ANSWER_SECONDS = 10.0
+
+
+def answers(address: str) -> bool:
+    """Return whether a SuperLink, or anything else that speaks HTTP, answers at `address` (host:port)."""
+    connection = http.client.HTTPConnection(address, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse()
+    except http.client.HTTPException:
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def start(run: RunConfig, run_file: str) -> "Submitted":
@@ -43,16 +60,22 @@ class Submitted:
         self._events = events
         self._begin = begin
 
-    def result(self, stop: threading.Event) -> str:
-        """Wait for its end; return a sentence. Raises RunFailed with one, or RunStopped once `stop` is set."""
+    def result(self, stop: threading.Event, gone: threading.Event) -> str:
+        """Wait for its end; return a sentence. Raises RunFailed with one, or RunStopped once `stop` is set.
+
+        `gone` is set when it has shown no sign of life for too long.
+        """
         while (ended := self._ended()) is None and self._process.poll() is None:
             if stop.wait(POLL_SECONDS):
                 raise RunStopped
+            if gone.is_set():
+                break
         self._process.terminate()  # it would go on to follow the log
         ended = ended or self._ended()
         if ended is None:
+            why = " and showed no sign of life" if gone.is_set() else ""
             raise RunFailed(
-                f"the SuperLink at {self.run.superlink['address']} did not finish the run: see "
+                f"the SuperLink at {self.run.superlink['address']} did not finish the run{why}: see "
                 f"{self._events.parent}/logs/flwr.log and the server's logs/superlink.log. The finished rounds stay; "
                 "run again to go on from there"
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,16 @@ def hold(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunFailed(f"another run of experiment {folder.name} goes on: wait for it, or stop it first") from None
         yield
+
+
+def beat(folder: Path) -> None:
+    """Leave a sign of life for `beaten`."""
+    os.utime(folder / _NAME)
+
+
+def beaten(folder: Path) -> float:
+    """Return when the last sign of life was left, on the file system's clock."""
+    return (folder / _NAME).stat().st_mtime
 
 
 def held(folder: Path) -> bool:

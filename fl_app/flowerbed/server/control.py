@@ -59,6 +59,15 @@ def status(path: str, devices: list[str], wait_seconds: float | None = None) -> 
         time.sleep(0.1)
 
 
+def answers(path: str) -> bool:
+    """Return whether a server answers on the Unix socket `path`."""
+    try:
+        status(path, [])
+    except OSError:
+        return False
+    return True
+
+
 def serve(path: str, grid: StreamGrid) -> None:
     """Answer on the Unix socket `path` for ever."""
     with contextlib.suppress(FileNotFoundError):

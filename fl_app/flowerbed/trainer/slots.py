@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import select
+import sys
 import time
 
 WAKE_SECONDS = 0.5  # how long a slot may lie unused after its trainer died without ringing
@@ -41,6 +42,9 @@ class Slots:
                 held = next((file for file in self._files if _lock(file)), None)
                 if held is None:
                     select.select([self._bell], [], [], WAKE_SECONDS)
+            if self._files and held is None:
+                sys.stderr.write("no processor came free within %d s: working beside the others\n" % WAIT_SECONDS)
+                sys.stderr.flush()
             yield
         finally:
             if held is not None:
