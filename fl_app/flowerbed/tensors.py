@@ -28,7 +28,7 @@ def too_large(size):
     """Return a sentence if a model of `size` bytes is larger than what is sent and taken, else None."""
     if size <= MOST_BYTES:
         return None
-    return "the model has %.0f MB, but Flowerbed sends at most %.0f MB: make it smaller" % (
+    return "the model has %.4g MB, but Flowerbed sends at most %.4g MB: make it smaller" % (
         size / 1e6, MOST_BYTES / 1e6
     )  # fmt: skip
 

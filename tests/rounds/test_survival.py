@@ -1,5 +1,6 @@
 """What a run survives beyond a lost device: full disks, second runs, a trainer's restart, a liar, an impatient user."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,22 +18,40 @@ import fleet
 from disk import full_disk
 from flowerbed import tensors
 from flowerbed.client.stream import CHANNEL_OPTIONS
+from flowerbed.client.trainer import TrainerError
+from flowerbed.link.stream import StreamGrid
 from flowerbed.rounds import checkpoint as checkpoints
+from flowerbed.rounds import evaluator as evaluators
+from flowerbed.rounds import lock
+from flowerbed.rounds.config import RunConfig, RunFailed
+from flowerbed.rounds.loop import run_rounds
 from flowerbed.server import control
 
 # The default task, held up as long as a file of that name lies in the device's folder: `train-2` holds up round 2. Once
-# it is, there is a file held-up.
+# it is, there is a file held-up. A file that says `deaf` holds it up where Python cannot be interrupted.
 TASK = (
     fleet.TASK.read_text()
     + """
-_train, _evaluate = train, evaluate
+_build_model, _load_data, _train, _evaluate = build_model, load_data, train, evaluate
 
 
 def _held_up(function, config):
     import os, time
-    while os.path.exists("%s-%d" % (function, config["round"])):
+    path = "%s-%d" % (function, config.get("round", 0))
+    while os.path.exists(path):
+        deaf = open(path).read() == "deaf"
         open("held-up", "w").close()
-        time.sleep(0.02)
+        time.sleep(600 if deaf else 0.02)
+
+
+def build_model(config):
+    _held_up("build_model", config)
+    return _build_model(config)
+
+
+def load_data(folder, config):
+    _held_up("load_data", {})
+    return _load_data(folder, config)
 
 
 def train(model, data, config):
@@ -64,9 +83,9 @@ def whole(pair):
     wait_free(pair)
 
 
-def hold(pair, host, what):
+def hold(pair, host, what, how=""):
     (pair.folder / host / "held-up").unlink(missing_ok=True)
-    (pair.folder / host / what).touch()
+    (pair.folder / host / what).write_text(how)
 
 
 def wait_held_up(pair, host):
@@ -76,7 +95,7 @@ def wait_held_up(pair, host):
 
 def release(pair, *hosts):
     for host in hosts or ["server", *pair.devices]:
-        for function in ("train", "evaluate"):
+        for function in ("build_model", "load_data", "train", "evaluate"):
             for path in (pair.folder / host).glob(f"{function}-*"):
                 path.unlink()
 
@@ -107,6 +126,47 @@ def test_a_trainer_that_was_killed_takes_part_again_in_the_same_run(pair):
     assert run.wait(60) == 0
     assert [event["clients_answered"] for event in pair.events("again", "round")][0] == 1
     assert pair.events("again", "round")[-1]["clients_answered"] == 2, pair.events("again", "device")[-1]
+
+
+def test_a_device_that_was_still_loading_is_asked_again_what_it_has(pair):
+    hold(pair, "d1", "load_data-0")
+    hold(pair, "d0", "train-1")
+    restart(pair, "d1", "trainer")
+    run = pair.begin("loading", wait_clients=8)
+    wait_held_up(pair, "d0")  # the run has begun, and waits for d1 no longer
+    release(pair)
+    assert run.wait(60) == 0
+    [waiting] = pair.events("loading", "waiting")
+    assert "s for d1 (connected, but the trainer is still starting)" in waiting["message"]
+    events = pair.events("loading", "device")
+    assert [event.get("heldout_examples") for event in events] == [20, 20], (events, pair.events("loading", "problem"))
+
+
+def restart(pair, host, part):
+    """Have it started again, as its supervisor does, without a wait until it is ready."""
+    pair.signal(host, part)
+    pair.processes[host, part] = fleet.start(part, pair.folder / host / f"{part}.json")
+
+
+def test_a_run_that_begins_while_trainers_are_started_again_waits_for_them(pair):
+    for device in pair.devices:
+        pair.signal(device, "trainer")
+    run = pair.begin("early", wait_clients=60)
+    fleet.wait_until(lambda: pair.events("early", "waiting"), 30, "the run to say whom it waits for")
+    assert "d0, d1 (connected, but the trainer is still starting)" in pair.events("early", "waiting")[0]["message"]
+    pair.start()
+    assert run.wait(60) == 0
+    assert pair.events("early", "round")[0]["clients_answered"] == 2
+
+
+def test_a_trainer_that_is_told_to_stop_did_not_die(pair):
+    hold(pair, "d1", "train-1")
+    run = pair.begin("told")
+    wait_held_up(pair, "d1")
+    pair.signal("d1", "trainer", signal.SIGTERM)
+    assert run.wait(60) == 0
+    assert pair.events("told", "device")[1]["reason"] == "d1 gave no update: the trainer was stopped"
+    pair.processes["d1", "trainer"].wait(10)
 
 
 def test_restarts_between_rounds_change_no_bit(pair):
@@ -220,6 +280,67 @@ def test_a_round_goes_on_without_the_server_s_own_evaluation(pair):
     assert pair.events("unjudged", "round")[-1]["accuracy"] is not None
 
 
+def test_a_server_that_cannot_evaluate_in_time_costs_a_round_its_test_score_and_no_more(pair):
+    hold(pair, "server", "evaluate-1")
+    hold(pair, "d0", "train-2")
+    run = pair.begin("late score", rounds=2, round_timeout=20)
+    wait_held_up(pair, "d0")
+    release(pair)
+    assert run.wait(60) == 0
+    assert [event["accuracy"] is None for event in pair.events("late score", "round")] == [True, False]
+    [problem] = pair.events("late score", "problem")
+    assert "the server could not evaluate round 1: evaluate did not end within 20 s" in problem["message"]
+    assert problem["message"].endswith("it goes on without a test score")
+
+
+def test_a_server_s_trainer_that_hangs_is_waited_for_so_long_and_no_longer(pair, monkeypatch):
+    monkeypatch.setattr(evaluators, "START_SECONDS", 0)
+    monkeypatch.setattr(evaluators, "MODEL_SECONDS", 2)
+    hold(pair, "server", "build_model-0")
+    evaluator = evaluators.Evaluator(str(pair.folder / "server/trainer.sock"), threading.Event())
+    with contextlib.closing(evaluator):
+        with pytest.raises(TrainerError, match="initial did not end within 2 s: it was cancelled"):
+            evaluator.initial(pair.task_config(0))
+        release(pair)
+        pair.wait_idle("server")
+        monkeypatch.setattr(evaluators, "MODEL_SECONDS", 60)
+        packed, _, has_test = evaluator.initial(pair.task_config(0))
+        assert has_test
+        hold(pair, "server", "evaluate-1", "deaf")
+        with pytest.raises(TrainerError, match="evaluate did not end within 2 s: it was cancelled"):
+            evaluator.result(evaluator.begin(packed, pair.task_config(1), 2))
+        pair.processes["server", "trainer"].wait(60)  # it heeds nothing, and ends itself
+        release(pair)
+        pair.start()
+        assert evaluator.result(evaluator.begin(packed, pair.task_config(1), 60))[1]["examples"] == 64
+
+
+def test_a_model_that_is_too_large_to_be_sent_is_told_before_anything_trains(pair, monkeypatch):
+    monkeypatch.setattr(tensors, "MOST_BYTES", 100_000)
+    run = RunConfig.parse(pair.config("large"))
+    grid = StreamGrid("127.0.0.1:0", pair.devices)
+    with pytest.raises(RunFailed, match=r"the model has 0\.2\d+ MB, but Flowerbed sends at most 0\.1 MB"):
+        run_rounds(grid, run, threading.Event())
+    with pytest.raises(TrainerError, match="the model has 0.2 MB, but"):
+        pair.trainer("d0").call("train", bytes(200_000), pair.task_config(1))
+    assert pair.trainer("d0").health()["ready"]
+
+
+def test_servers_of_two_inventories_do_not_write_into_one_experiment(pair):
+    folder = pair.folder / "runs/shared"
+    with lock.hold(folder):  # as another inventory's server does
+        assert pair.run("shared") == (1, "another run of experiment shared goes on: wait for it, or stop it first")
+    hold(pair, "d0", "train-1")
+    run = pair.begin("shared")
+    wait_held_up(pair, "d0")
+    with pytest.raises(RunFailed, match="another run of experiment shared goes on"), lock.hold(folder):
+        pass
+    release(pair)
+    assert run.wait(60) == 0
+    with lock.hold(folder):
+        assert pair.events("shared", "round")
+
+
 def good(packed):
     return packed, {"examples": 60, "loss": 1.0, "accuracy": 0.5, "seconds_train": 0.1}
 
@@ -257,10 +378,14 @@ LIES = {
 
 
 class Liar:
-    """A client on the real stream, under the name d1, that answers every request to train with one lie."""
+    """A client on the real stream, under the name d1, that answers every request to train with one lie.
 
-    def __init__(self, pair, lie, score):
+    `about` is what it says of itself, each time it is asked, the last of it again and again.
+    """
+
+    def __init__(self, pair, lie, score, *about):
         self._lie, self._score = lie, score
+        self._about = list(about) or [{}]
         self._channel = grpc.insecure_channel(pair.address, options=CHANNEL_OPTIONS)
         self._stub = FlowerServiceStub(self._channel)
         self._answers = []
@@ -286,7 +411,9 @@ class Liar:
         ok = Status(code=Code.OK)
         kind = message.WhichOneof("msg")
         if kind == "get_properties_ins":
-            properties = {"json": Scalar(string=json.dumps({"name": "d1", "ready": True, "problem": None}))}
+            about = self._about.pop(0) if len(self._about) > 1 else self._about[0]
+            values = {"name": "d1", "ready": True, "problem": None} | about
+            properties = {"json": Scalar(string=json.dumps(values))}
             return ClientMessage(get_properties_res=ClientMessage.GetPropertiesRes(status=ok, properties=properties))
         if kind == "evaluate_ins":
             metrics = {"json": Scalar(string=json.dumps(self._score))}
@@ -308,10 +435,10 @@ FALSE_SCORES = {
 }  # fmt: skip
 
 
-def run_with_liar(pair, experiment, lie, score, **changes):
+def run_with_liar(pair, experiment, lie, score, *about, **changes):
     pair.signal("d1", "client")
     fleet.wait_until(lambda: not status(pair)["devices"]["d1"]["connected"], 10, "d1 to be gone")
-    liar = Liar(pair, lie, score)
+    liar = Liar(pair, lie, score, *about)
     try:
         fleet.wait_until(lambda: status(pair)["devices"]["d1"]["connected"], 10, "the liar to be in")
         assert pair.run(experiment, **changes)[0] == 0
@@ -356,3 +483,52 @@ def test_a_device_that_claims_more_examples_than_it_can_have_does_not_own_the_mo
     problems = [event["message"] for event in pair.events(f"greedy {name}", "problem")]
     assert len(problems) == 2 and "d1 says that it has 1000000000000 training examples, but" in problems[0]
     assert f"{counted}: it counts as such" in problems[0] and "held-out examples, but" in problems[1]
+
+
+CLASSES = [f"class {label}" for label in range(500)]
+OTHER = [*CLASSES[:400], "a stranger's"]
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        ({"tried": 2.0, "task_hash": "other"}, "d1 has task code other, but this run is of"),
+        ({"tried": 2.0, "classes": OTHER}, "which have, from label 400 on, ['class 400', 'class 401'"),
+        ({"tried": 3.0}, "its trainer was started again, and has not said what it has"),
+        ({"tried": 2.0, "name": "nobody"}, "its trainer was started again, and has not said what it has"),
+        ({"tried": 2.0}, None),
+    ],
+)
+def test_a_device_whose_trainer_is_another_now_is_checked_anew_before_its_update_is_used(pair, after, sentence):
+    def retrained(packed):
+        return packed, good(packed)[1] | {"tried": 2.0}
+
+    experiment = f"another {'-'.join(after)} {after['tried']}"
+    before = {"tried": 1.0, "classes": CLASSES}
+    run_with_liar(pair, experiment, retrained, SCORE | {"tried": 2.0}, before, before, before | after)
+    event = pair.events(experiment, "device")[1]
+    assert event["status"] == ("failed" if sentence else "ok"), event
+    assert sentence is None or sentence in event["reason"]
+
+
+def test_what_a_device_says_is_bounded_and_forges_nothing(pair, capfd):
+    """Its words go to the terminal, the run's log and its events, and no further than a line each."""
+    escape = "\x1b[2J\nrounds 1 to 99 are done\n"
+    loud = escape + "x" * 3_500_000
+
+    def shout(packed):
+        return b"", {"error": loud, "trace": [escape * 100] * 30 + ["    indented"], escape: escape}
+
+    before = (pair.folder / "server/server.log").stat().st_size
+    about = {"python": escape * 1000, "torch": escape, "facts": {"image": escape}, "classes": [escape], "tried": escape}
+    run_with_liar(pair, "loud", shout, SCORE | {"error": loud}, about)
+    folder = pair.folder / "runs/loud"
+    written = [folder / "metrics.jsonl", folder / "logs/run.log", pair.folder / "server/server.log"]
+    assert sum(path.stat().st_size for path in written) - before < 20_000
+    assert "      indented" in (folder / "logs/run.log").read_text()
+    for path in written:
+        text = path.read_text()
+        assert (
+            "\x1b" not in text and "\\u001b" not in text and "\nrounds 1 to 99" not in text and "\\nrounds" not in text
+        )
+    assert pair.events("loud", "device")[1]["reason"].startswith("d1 gave no update: rounds 1 to 99 are done xxx")

@@ -47,10 +47,11 @@ class Fleet:
         self._nodes: dict[str, int] = {}
         self._queries: dict[str, tuple[int, float]] = {}  # by message: the node, and until when it may answer
         self._silent: set[int] = set()  # nodes that were waited for in vain
+        self._doubtful: set[str] = set()  # devices to be asked again, though what they said still counts
         self.about: dict[str, dict[str, Any]] = {}
 
     def refresh(self, patience: float | None = None) -> list[str]:
-        """Ask nodes that are new who they are; return the names of the run's devices that are connected, in order.
+        """Ask nodes that are new, or doubtful, who they are; return the run's devices that are connected, in order.
 
         Waits for the answers at most `patience` seconds (None: as long as one may take), once a node: what a node
         answers after that is taken up by a later call.
@@ -65,7 +66,9 @@ class Fleet:
             if node in connected and started < until
         }  # fmt: skip
         asked = {node for node, _ in self._queries.values()}
-        unknown = sorted(connected - asked - set(self._nodes.values()))
+        sure = {node for name, node in self._nodes.items() if name not in self._doubtful}
+        self._doubtful.clear()
+        unknown = sorted(connected - asked - sure)
         messages = [Message(make_content(b"", {}), node, QUERY, ttl=self._query_seconds) for node in unknown]
         until = started + self._query_seconds + GRACE_SECONDS
         sent = self._grid.push_messages(messages) if messages else []
@@ -103,13 +106,12 @@ class Fleet:
 
     def ready(self, device: str) -> bool:
         """Return whether a device was ready when it was asked; then only what it said of its data counts."""
-        return bool(self.about.get(device, {}).get("ready", True))
+        about = self.about.get(device, {})
+        return bool(about.get("ready", True)) and not about.get("problem")
 
-    def ask_anew(self) -> None:
-        """Have the next refresh ask those again that were not ready when they were asked: they may be by now."""
-        for device in self._devices:
-            if not self.ready(device) or self.about.get(device, {}).get("problem"):
-                self.forget(device)
+    def ask_anew(self, devices: Iterable[str]) -> None:
+        """Have the next refresh ask devices again; until they answer, what they said before counts."""
+        self._doubtful |= set(devices)
 
     def runs_on(self, device: str) -> dict[str, str]:
         """Return what a device trains with, as far as it has said: Python, numpy, torch, processor and image."""

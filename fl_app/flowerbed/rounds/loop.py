@@ -35,6 +35,7 @@ from .strategy import Aggregation
 log = logging.getLogger("flowerbed.rounds")
 
 POLL_SECONDS = 0.2
+QUERY_SECONDS = 15  # for a device to say who it is, at least; its client asks its trainer for 10
 ANSWER_SECONDS = 5  # after which a device that has not said who it is counts as waited for
 SAY_SECONDS = 2  # between two lines about that
 
@@ -66,7 +67,7 @@ class _Run:
         self.experiment = experiment
         self.stop = stop
         self.deployed = [device for device in run.devices if device not in run.undeployed]
-        self.fleet = Fleet(grid, self.deployed, stop, max(run.wait_clients, 1.0))
+        self.fleet = Fleet(grid, self.deployed, stop, max(run.wait_clients, QUERY_SECONDS))
         self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
         self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
@@ -166,8 +167,7 @@ class _Run:
                 log.info(message)
                 self.experiment.events.record({"event": "waiting", "devices": missing, "message": message})
             self.fleet.pause(POLL_SECONDS)
-            for device in missing:
-                self.fleet.forget(device)  # so it is asked again
+            self.fleet.ask_anew(missing)
 
     def _whom(self, missing: list[str]) -> str:
         here = [device for device in missing if self.fleet.connected(device)]
@@ -214,9 +214,7 @@ class _Run:
 
         trained, counts, extra = self._train(number, clients, aggregation, events)
         self.state = aggregation.aggregate(number, self.state, trained)
-        for device in clients:
-            if not self.fleet.ready(device):
-                self.fleet.forget(device)
+        self.fleet.ask_anew(device for device in clients if not self.fleet.ready(device))
         self.fleet.refresh()
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
 
@@ -232,7 +230,7 @@ class _Run:
 
     def _clients(self, number: int) -> list[str]:
         """Return the devices that can take part now; wait for them if they are too few."""
-        self.fleet.ask_anew()
+        self.fleet.ask_anew(device for device in self.run.devices if not self.fleet.ready(device))
         self.fleet.refresh()
         needed = max(1, self.run.min_clients)
         if len(self._able()) < needed:
