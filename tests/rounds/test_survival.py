@@ -123,7 +123,7 @@ def test_a_trainer_that_was_killed_takes_part_again_in_the_same_run(pair):
     pair.wait_busy("d0")
     pair.start()  # as its supervisor does
     release(pair, "d0")
-    assert run.wait(60) == 0
+    assert run.wait(60) == 0, run.communicate()
     assert [event["clients_answered"] for event in pair.events("again", "round")][0] == 1
     assert pair.events("again", "round")[-1]["clients_answered"] == 2, pair.events("again", "device")[-1]
 
@@ -136,7 +136,7 @@ def test_a_device_that_was_still_loading_is_asked_again_what_it_has(pair):
     wait_held_up(pair, "d0")  # the run has begun, and waits for d1 no longer
     release(pair)
     assert run.wait(60) == 0
-    [waiting] = pair.events("loading", "waiting")
+    waiting = pair.events("loading", "waiting")[-1]
     assert "s for d1 (connected, but the trainer is still starting)" in waiting["message"]
     events = pair.events("loading", "device")
     assert [event.get("heldout_examples") for event in events] == [20, 20], (events, pair.events("loading", "problem"))
