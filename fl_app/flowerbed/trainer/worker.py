@@ -64,14 +64,14 @@ class Worker:
 
     def warm_up(self):
         """Import torch, and the task and its data anew. On failure `problem` says why, and the trainer stays up."""
-        self._begun = time.monotonic()
-        self._tried = float("inf")  # until it has been
-        self.ready = False
-        self._task = self._model = self._served = self.train_data = self.heldout_data = None
-        gc.collect()  # no room for the data twice; a module is a cycle
-        # CUDA reads it when it starts; without it, a task that asks torch for deterministic algorithms is refused.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        try:
+        try:  # from the first line on: whatever it interrupts, a cancelled warm-up is done again
+            self._begun = time.monotonic()
+            self._tried = float("inf")  # until it has been
+            self.ready = False
+            self._task = self._model = self._served = self.train_data = self.heldout_data = None
+            gc.collect()  # no room for the data twice; a module is a cycle
+            # CUDA reads it when it starts; without it, a task that asks torch for deterministic algorithms is refused.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             import torch
 
             self._torch = torch
