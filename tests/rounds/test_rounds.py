@@ -257,6 +257,14 @@ def test_too_few_devices_end_the_run_with_their_names(garden):
     code, sentence = garden.run("few", min_clients=3, wait_clients=1)
     assert code == 1
     assert "2 of 3 devices connected within 1 s" in sentence and "missing: d1" in sentence
+    code, sentence = garden.run("fewer", wait_clients=5, weights={"d0": 1, "d1": 1, "d2": 0})
+    assert (code, sentence) == (0, "round 1 is done")
+    [waiting] = garden.events("fewer", "waiting")
+    assert waiting["devices"] == ["d1"] and waiting["message"].endswith("s for d1 (not connected)")
+    [left_out] = garden.events("fewer", "problem")
+    assert left_out["message"] == "d1 is not connected, or does not answer: it is left out"
+    [done] = garden.events("fewer", "round")
+    assert [done[f"clients_{what}"] for what in ("wanted", "asked", "answered")] == [2, 1, 1]
 
 
 def test_devices_of_weight_0_alone_are_told_to_be_so(garden):
@@ -340,6 +348,21 @@ def test_devices_that_number_their_classes_differently_are_refused(garden):
         garden.start()
         assert garden.run("one-list", dataset={"shape": [8, 8, 3], "classes": ["cat", "dog"]})[0] == 0
         assert [event["status"] for event in garden.events("one-list", "device")] == ["ok", "ok", "failed"]
+
+        mood(garden, "d0", "slow")
+        dataset = {"shape": [8, 8, 3], "classes": ["cat", "dog"]}
+        run = garden.begin("late-list", rounds=2, dataset=dataset, weights={"d0": 1, "d1": 1, "d2": 0})
+        garden.wait_busy("d0")
+        fleet.wait_until(lambda: not garden.trainer("d1").health()["busy"], 30, "d1 to have trained")
+        (garden.folder / "d1/photos/classes.txt").write_text("dog\ncat\n")
+        garden.signal("d1", "trainer")
+        garden.start()
+        mood(garden, "d0", None)
+        assert run.wait(60) == 0
+        events = [event for event in garden.events("late-list", "device") if event["device"] == "d1"]
+        assert events[1]["status"] == "left-out", events
+        assert "a label means one class on d0 and another on d1" in events[1]["reason"]
+        assert [event["clients_answered"] for event in garden.events("late-list", "round")][1] == 1
     finally:
         for device in ("d0", "d1"):
             configure(garden, device, data="data")
