@@ -36,6 +36,16 @@ def train(model, data, config):
     if mood == "crash":
         raise RuntimeError("the sensor is unplugged")
     return metrics
+
+
+_evaluate = evaluate
+
+
+def evaluate(model, data, config):
+    import os
+    metrics = _evaluate(model, data, config)
+    lost = os.path.exists("mood") and open("mood").read() == "lost"
+    return dict(metrics, loss=float("nan")) if lost else metrics
 """
 )
 SIZES = [40, 60, 80]
@@ -180,6 +190,15 @@ def test_when_all_devices_diverge_the_model_they_began_from_is_named(garden):
     path = checkpoints.path_of(garden.folder / "runs/diverged/checkpoints", 1)
     assert "the model of round 1, which may be what is wrong" in sentence and f"remove {path}" in sentence
     assert garden.events("diverged", "round")[-1]["round"] == 1
+
+
+def test_a_model_that_no_device_can_score_may_itself_be_wrong(garden):
+    for device in garden.devices:
+        mood(garden, device, "lost")
+    assert garden.run("lost")[0] == 0
+    *devices, last = [event["message"] for event in garden.events("lost", "problem")]
+    assert len(devices) == 3 and all("loss = nan, which is not a finite number" in message for message in devices)
+    assert last == "the model of round 1 itself may be what is wrong: no device's loss is finite"
 
 
 @pytest.mark.parametrize("part", ["client", "trainer"])

@@ -411,6 +411,7 @@ class _Run:
             names, "evaluate", make_content(packed, {**config, **extra}), self.run.round_timeout
         )
         scores: dict[str, dict[str, Any]] = {}
+        unsound: list[str] = []
         for device, reply in sorted(answers.items()):
             try:
                 values = replies.scored(device, reply)
@@ -420,6 +421,11 @@ class _Run:
                 self._problem(device, f"{error}; round {number} goes on without it", number)
                 self._log_trace(device, reply.trace)
                 self.fleet.forget(device)
+                unsound += [device] if isinstance(error, replies.Unsound) else []
+        if unsound and not scores:
+            self._problem(
+                None, f"the model of round {number} itself may be what is wrong: no device's loss is finite", number
+            )
         counts = self._counts("heldout", {device: values["examples"] for device, values in scores.items()}, number)
         shares = dict.fromkeys(scores, 0.0)
         with contextlib.suppress(ValueError):  # those that count have no score: then there is no mean
