@@ -339,6 +339,8 @@ def test_a_device_with_another_deployments_data_or_whose_last_deployment_failed_
         dataset["fingerprints"] = {**found, "server": None}
         code, said = garden.run("strayed-server", dataset=dataset)
         assert code == 1 and "the server's trainer made no model: server has data of another deployment" in said
+        code, said = garden.run("too-few", undeployed=["d2"], min_clients=3)
+        assert code == 1 and "2 of 3 devices connected" in said and "missing: d2 (to be deployed). Run" in said, said
         code, said = garden.run("nobody", undeployed=garden.devices)
         assert (code, said) == (1, "the last deployment of every device failed, or there was none: run deploy.yml")
     finally:

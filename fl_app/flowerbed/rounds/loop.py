@@ -135,9 +135,10 @@ class _Run:
         here = self._gather(lambda: all(map(self.fleet.settled, wanted)))
         missing = [device for device in wanted if device not in here]
         if len(here) < self.run.min_clients:
+            names = ", ".join(missing + [f"{device} (to be deployed)" for device in self.run.undeployed])
             raise RunFailed(
-                f"{len(here)} of {len(wanted)} devices connected within {self.run.wait_clients:g} s, but "
-                f"fl_min_clients is {self.run.min_clients}; missing: {', '.join(missing)}. "
+                f"{len(here)} of {len(self.run.devices)} devices connected within {self.run.wait_clients:g} s, but "
+                f"fl_min_clients is {self.run.min_clients}; missing: {names}. "
                 "Run playbooks/status.yml to see their state"
             )
         for device in missing:
