@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make .venv with pinned packages, or leave it alone when it has them: bootstrap.sh REQUIREMENTS-FILE...
-# From the environment: PYTHON, the interpreter to use; PIP_ARGS, more arguments for pip.
+# From the environment: PYTHON, the interpreter to use; PIP_ARGS, more arguments for pip; and pip's own PIP_* variables, but
+# for those that would have it install elsewhere than in .venv.
 set -eu
 cd "$(dirname "$0")"
 
@@ -88,6 +89,8 @@ if [ "$(cat .venv/made-with 2>/dev/null)" != "$identity" ]; then
     echo "$identity" >.venv/made-with
 fi
 
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
+
 # A stamp is a copy of the pins that .venv has; it is written only once they all are installed.
 quiet=$([ -t 1 ] || echo --quiet)
 for file in "$@"; do
@@ -97,7 +100,7 @@ for file in "$@"; do
     rm -f "$stamp"
     # Python compiles what it imports: to compile all that is installed takes as long as all the rest.
     # shellcheck disable=SC2086  # both are lists of arguments
-    .venv/bin/python -I -m pip install $quiet --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
+    .venv/bin/python -I -m pip install $quiet --no-user --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
         -r "$file" -c requirements-lock.txt </dev/null ||
         refuse "pip could not install $file: the reason stands above (no network, a full disk?); then run make again"
     cat "$file" requirements-lock.txt >"$stamp"

@@ -162,7 +162,7 @@ def test_venv_is_made_once_and_follows_its_pins(machine, tmp_path):
     leftover.touch()
 
     # A .venv that was not made to the end is made anew.
-    made = machine.bootstrap()
+    made = machine.bootstrap(PIP_USER="1", PIP_TARGET=str(tmp_path / "elsewhere"))
     assert made.returncode == 0, made.stderr
     assert "Making .venv" in made.stdout
     assert not leftover.exists()
