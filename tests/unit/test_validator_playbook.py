@@ -69,10 +69,10 @@ ADDRESSES = (
 pytestmark = pytest.mark.skipif(not (BIN / "ansible-playbook").exists(), reason="needs ansible-playbook")
 
 
-def ansible(program, *arguments, **environment):
+def ansible(program, *arguments, cwd=ROOT, **environment):
     return subprocess.run(
         [BIN / program, *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, **environment},
+        cwd=cwd, env={**os.environ, **environment},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -185,13 +185,30 @@ def test_an_ini_inventory_names_its_file(play, tmp_path):
 
 
 @pytest.mark.parametrize(("hosts", "text"), [
-    ("server:\n  hosts: {laptop: }\n", "has no devices: put hosts into a group below devices, such as rpi."),
+    ("server:\n  hosts: {laptop: }\n", "has no devices: put hosts into the group devices, or into one below it"),
     ("devices: {children: {rpi: {hosts: {a: {ansible_connection: local}}}}}\n", "has no host named server: add it"),
 ])  # fmt: skip
 def test_missing_hosts(play, tmp_path, hosts, text):
     (tmp_path / "hosts.yml").write_text(hosts)
     (found,) = sentences(play("-i", tmp_path / "hosts.yml"))
     assert found.startswith(f"{tmp_path}/hosts.yml {text}")
+
+
+def test_a_file_that_ansible_passes_over_is_named(play, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "hosts.ini").write_text("server\n[devices]\na ansible_connection=local\n")
+    first, *_ = sentences(play("-i", folder))
+    assert f"Ansible passes over {folder}/hosts.ini because of its suffix: " in first
+    (folder / "hosts.ini").rename(folder / "hosts")
+    assert play("-i", folder).returncode == 0
+
+
+def test_an_inventory_of_local_processes_needs_no_interpreter():
+    """PATH may have Pythons that do not run, such as those of pyenv."""
+    local = ("-i", "a,", "-e", "ansible_connection=local")
+    done = ansible("ansible", "all", *local, "-m", "ansible.builtin.setup", "-a", "filter=ansible_python")
+    assert f"executable: {sys.executable}\n" in done.stdout, done.stdout
 
 
 def test_limit_still_validates_everything(play, inventory):
@@ -208,7 +225,31 @@ def test_another_configuration_is_refused(play, tmp_path):
     config = tmp_path / "ansible.cfg"
     config.write_text(f"[defaults]\nroles_path = {ROOT}/roles\ninventory = {ROOT}/inventory/local\n")
     done = play(ANSIBLE_CONFIG=str(config), ANSIBLE_CALLBACK_RESULT_FORMAT="yaml")
-    assert sentences(done) == [f"Ansible reads {config}, but Flowerbed needs its own: run ansible-playbook in {ROOT}."]
+    assert sentences(done) == [
+        f"Ansible reads {config}, but Flowerbed needs its own: unset ANSIBLE_CONFIG and run ansible-playbook in {ROOT}."
+    ]
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "playbooks/status"])
+def test_a_call_from_another_folder_is_told_where_to_call_from(tmp_path, monkeypatch, playbook):
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    done = ansible("ansible-playbook", ROOT / f"{playbook}.yml", cwd=tmp_path)
+    expected = f"Ansible reads no ansible.cfg, but Flowerbed needs its own: run ansible-playbook in {ROOT}."
+    assert done.returncode != 0 and expected in done.stdout, done.stdout + done.stderr
+
+
+def test_a_checkout_that_anyone_can_write_to_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("playbooks", "roles"):
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True)
+    for name in ("deploy.yml", "ansible.cfg"):
+        shutil.copy(ROOT / name, checkout)
+    checkout.chmod(0o777)
+    done = ansible("ansible-playbook", "deploy.yml", cwd=checkout)
+    advice = f"Do chmod o-w {checkout}, or export ANSIBLE_CONFIG={checkout}/ansible.cfg."
+    assert done.returncode != 0 and advice in done.stdout, done.stdout + done.stderr
 
 
 def test_two_hundred_devices_are_good(play, inventory, tmp_path):

@@ -1,6 +1,7 @@
 """The controller: what Ansible itself runs on. If that is wrong, nothing else can be judged."""
 
 import os
+import stat
 from pathlib import Path
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))  # as bootstrap.sh has it
@@ -21,7 +22,18 @@ def problems(python: tuple[int, int], ansible: str, config_file: str | None, che
         )
     if config_file is None or os.path.realpath(config_file) != os.path.realpath(checkout / "ansible.cfg"):
         found.append(
-            f"Ansible reads {config_file or 'no ansible.cfg'}, but Flowerbed needs its own: "
-            f"run ansible-playbook in {checkout}."
+            f"Ansible reads {config_file or 'no ansible.cfg'}, but Flowerbed needs its own: {_way_to_it(checkout)}."
         )
     return found
+
+
+def _way_to_it(checkout: Path) -> str:
+    """Return what makes Ansible read the checkout's configuration file."""
+    if "ANSIBLE_CONFIG" in os.environ:
+        return f"unset ANSIBLE_CONFIG and run ansible-playbook in {checkout}"
+    if checkout.stat().st_mode & stat.S_IWOTH:
+        return (
+            f"it takes none from a folder that anyone can write to. Do chmod o-w {checkout}, "
+            f"or export ANSIBLE_CONFIG={checkout}/ansible.cfg"
+        )
+    return f"run ansible-playbook in {checkout}"

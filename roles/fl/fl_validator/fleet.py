@@ -55,6 +55,7 @@ class Fleet:
     servers: list[Host]
     inventory: str  # path of its source, for sentences
     checkout: Path
+    passed_over: list[str] = field(default_factory=list)  # files in its folder that Ansible does not read as such
     leaf_groups: set[str] = field(default_factory=set)  # groups below `devices` with no groups below them
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # every role's variables, by name
     prefixes: tuple[str, ...] = ("fl_",)

@@ -1,4 +1,4 @@
-"""Which hosts there are: devices, each in one group, and one server."""
+"""Which hosts there are: devices, none in two groups, and one server."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,10 @@ from .report import listed
 def no_devices(fleet: Fleet) -> Iterator[Problem]:
     """There is at least one device."""
     if not fleet.devices:
-        text = f"{fleet.inventory} has no devices: put hosts into a group below devices, such as rpi"
+        text = f"{fleet.inventory} has no devices: put hosts into the group devices, or into one below it such as rpi"
+        if fleet.passed_over:
+            files = listed(fleet.passed_over)
+            text += f". Ansible passes over {files} because of its suffix: a file of hosts can be called just hosts"
         yield Problem(None, None, text)
 
 
@@ -26,12 +29,9 @@ def one_server(fleet: Fleet) -> Iterator[Problem]:
             yield Problem(server.name, None, f"is the server and a device in {fleet.inventory}: choose one")
 
 
-def one_group_each(fleet: Fleet) -> Iterator[Problem]:
-    """Each device is in exactly one of the groups below devices that have no groups below themselves."""
+def not_two_groups(fleet: Fleet) -> Iterator[Problem]:
+    """No device is in two of the groups below devices that have no groups below themselves: which one would count?"""
     for device in fleet.devices:
         mine = sorted(device.groups & fleet.leaf_groups)
         if len(mine) > 1:
             yield Problem(device.name, None, f"is in the groups {listed(mine)} of {fleet.inventory}: keep one")
-        elif not mine:
-            choice = listed(sorted(fleet.leaf_groups), "or") or "a group below devices"
-            yield Problem(device.name, None, f"is in no device group of {fleet.inventory}: add it to {choice}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import constants
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.inventory.helpers import sort_groups
 from ansible.module_utils.common.json import AnsibleJSONEncoder
@@ -64,6 +65,7 @@ def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
         devices=[host(name) for name in devices],
         servers=[host(name) for name in servers],
         inventory=", ".join(shown(source) for source in inventory._sources),
+        passed_over=[shown(str(file)) for source in inventory._sources for file in _passed_over(Path(source))],
         checkout=roles.parent,
         leaf_groups=leaves,
         options=known,
@@ -71,6 +73,13 @@ def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
         extra=extra,
         source=lambda name, variable: _source(hostvars, loader, name, variable),
     )
+
+
+def _passed_over(source: Path) -> list[Path]:
+    """Return the files of an inventory's folder whose suffix is one of those that Ansible does not read there."""
+    if not source.is_dir():
+        return []
+    return sorted(file for file in source.iterdir() if file.name.endswith(tuple(constants.INVENTORY_IGNORE_EXTS)))
 
 
 def _resolve(host: Host, variable: str, templar: Any) -> None:
