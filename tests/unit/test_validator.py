@@ -1,10 +1,7 @@
 import ast
 import json
 import re
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from fl_validator import controller, deployed, validate  # noqa: E402
 from fl_validator.deployed import ADVICE  # noqa: E402
 from fl_validator.fleet import Fleet, Host, Source  # noqa: E402
 from fl_validator.names import nearest  # noqa: E402
-from fl_validator.places import LONGEST_SOCKET, SOCKET_BYTES  # noqa: E402
+from fl_validator.places import LONGEST_SOCKET  # noqa: E402
 from fl_validator.read import options  # noqa: E402
 from fl_validator.report import listed  # noqa: E402
 from fl_validator.values import typed_values  # noqa: E402
@@ -69,7 +66,10 @@ def test_good_fleet():
 
 
 def test_no_devices():
-    assert only(fleet()) == ("inventory/x has no devices: put hosts into a group below devices, such as rpi.")
+    none = "inventory/x has no devices: put hosts into the group devices, or into one below it such as rpi."
+    assert only(fleet()) == none
+    hint = "Ansible passes over inventory/x/hosts.ini because of its suffix: a file of hosts can be called just hosts."
+    assert only(fleet(passed_over=["inventory/x/hosts.ini"])) == f"{none} {hint}"
 
 
 def test_no_server_and_two_servers():
@@ -85,10 +85,7 @@ def test_server_that_is_a_device():
 def test_groups():
     double, none = device("a"), host("b", groups=("devices",))
     double.groups.add("jetson_2gb")
-    assert validate(fleet(double, none)) == [
-        "a is in the groups jetson_2gb and rpi of inventory/x: keep one.",
-        "b is in no device group of inventory/x: add it to jetson_2gb or rpi.",
-    ]
+    assert only(fleet(double, none)) == "a is in the groups jetson_2gb and rpi of inventory/x: keep one."
 
 
 @pytest.mark.parametrize(
@@ -235,21 +232,45 @@ def test_home_of_107_bytes():
     )
 
 
-@pytest.mark.parametrize(("excess", "runs"), [(0, True), (len("4194304"), False)])
-def test_a_home_as_long_as_allowed_is_not_too_long_for_supervisord(tmp_path, excess, runs):
-    """Its longest socket has its process id in its name, which has one to seven digits."""
-    room = SOCKET_BYTES - len(LONGEST_SOCKET) - len(str(tmp_path)) + excess
-    if room < 2:
-        pytest.skip(f"{tmp_path} is too long itself")
-    home = tmp_path / ("x" * (room - 1))
-    (home / "logs").mkdir(parents=True)
-    shutil.copy(ROOT / "templates/supervisord.conf.j2", home / "supervisord.conf")
-    command = [Path(sys.executable).parent / "supervisord", "--nodaemon", "-c", home / "supervisord.conf"]
-    with subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as supervisor:
-        while supervisor.poll() is None and not (home / "supervisord.pid").exists():  # written once it listens
-            time.sleep(0.05)
-        assert (supervisor.poll() is None) == runs == (home / "supervisord.sock").exists()
-        supervisor.terminate()
+@pytest.mark.parametrize(("variable", "value", "text"), [
+    ("fl_home", "/srv/a:b", "is '/srv/a:b', but a path cannot have ':' in it: choose another."),
+    ("fl_home", "/srv/$a", "is '/srv/$a', but a path cannot have '$' in it: choose another."),
+    ("fl_home", "/srv/a\nb", "is '/srv/a\\nb', but a path cannot have '\\n' in it: choose another."),
+    ("fl_home", "/srv/[a]", "is '/srv/[a]', but a path cannot have '[' in it: choose another."),
+    ("fl_python", "/a=b/python", "is '/a=b/python', but a path cannot have '=' in it: choose another."),
+    ("dataset_path", "/a{{b", "is '/a{{b', but a path cannot have '{{' in it: choose another."),
+    ("dataset_device_path", "~/x", f"is ~/x, but must be written out, such as {Path.home()}/x."),
+    ("fl_home", "~/x", f"is ~/x, but must be written out, such as {Path.home()}/x."),
+    ("fl_home", "/srv/it's 5 % ;#é (b) & `c`", None),
+    ("dataset_path", '/data/10:00/$a "b" [c]', None),
+    ("dataset_path", "~/x", None),
+    ("fl_runs", "~/x", None),
+])  # fmt: skip
+def test_paths(variable, value, text):
+    found = validate(fleet(device("a", **{variable: value})))
+    assert found == ([] if text is None else [f"a: {variable} in {FILE}:3 {text}"])
+
+
+def test_a_folder_of_all_hosts_is_said_once_and_a_boards_home_is_not_this_users():
+    server = host("server", fl_listen="0.0.0.0")
+    board = remote("a", "10.0.0.2", fl_root="~/x", fl_home="~/x/a")
+    board.given.discard("fl_home")
+    found = only(fleet(board, servers=[server]))
+    assert found == f"a: fl_root in {FILE}:3 is ~/x, but must be written out, such as /home/pi/x."
+
+
+def test_a_checkout_that_must_move():
+    moved = fleet(device("a", fl_home="/srv/a:b"))
+    moved.checkout = Path("/srv/a:b")
+    assert validate(moved)[0].startswith("this checkout, '/srv/a:b', has ':' in its path, which Flowerbed cannot use")
+
+
+@pytest.mark.parametrize(("variables", "good"), [
+    ({"CUDA_VISIBLE_DEVICES": 0, "A": "b ;c"}, True), ({"A=B": 1}, False), ({"A": "b\nc"}, False), ({"A": [1]}, False),
+])  # fmt: skip
+def test_a_trainers_environment(variables, good):
+    found = validate(fleet(device("a", trainer_environment=variables)))
+    assert good == (found == []) and all(text.startswith(f"a: trainer_environment in {FILE}:3 has ") for text in found)
 
 
 def test_docker_is_for_devices_with_a_folder_of_their_own():
@@ -301,6 +322,13 @@ def test_task_with_names_from_elsewhere(tmp_path):
 
 def test_task_is_not_python(tmp_path):
     assert "which is not Python (line 2): correct it" in task(tmp_path, "\ndef train(:\n")[0]
+
+
+def test_a_task_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "task.py").write_text("from mine import *\n")
+    names = {"fl_task": "~/task.py"}
+    assert validate(fleet(device("a", **names), servers=[host("server", **names)])) == []
 
 
 def test_task_is_missing():

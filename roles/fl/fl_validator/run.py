@@ -34,7 +34,7 @@ def task(fleet: Fleet) -> Iterator[Problem]:
     for host in fleet.hosts:
         path = str(host.values.get("fl_task") or "")
         if path and path not in verdicts:
-            verdicts[path] = _task_problem(os.path.join(fleet.checkout, path))
+            verdicts[path] = _task_problem(os.path.join(fleet.checkout, os.path.expanduser(path)))
         if path and (text := verdicts[path]):
             yield Problem(host.name, "fl_task", text)
 

@@ -1,9 +1,12 @@
 """Whether Flowerbed can run on a host the way that is asked for."""
 
+import re
 import sys
 from collections.abc import Iterator
 
 from .fleet import Fleet, Problem
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def docker(fleet: Fleet) -> Iterator[Problem]:
@@ -23,6 +26,16 @@ def python(fleet: Fleet) -> Iterator[Problem]:
         if host.remote and host.values.get("fl_runtime") == "process" and "fl_python" not in host.given:
             text = "is this machine's: give the board's, 3.10 or newer, with the packages of requirements.txt"
             yield Problem(host.name, "fl_python", text)
+
+
+def environment(fleet: Fleet) -> Iterator[Problem]:
+    """What a trainer gets in its environment is a name and one line each."""
+    for host in fleet.hosts:
+        given = host.values.get("trainer_environment")
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if not VARIABLE.fullmatch(name) or isinstance(value, (dict, list)) or not str(value).isprintable():
+                text = f"has {name!r}: {value!r}, but must have names of variables, and for each a line of text"
+                yield Problem(host.name, "trainer_environment", text)
 
 
 def superlink(fleet: Fleet) -> Iterator[Problem]:
