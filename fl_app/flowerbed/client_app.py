@@ -14,6 +14,7 @@ from flowerbed.link.content import make_content, read_content
 from flowerbed.parts import split
 
 WATCH_SECONDS = 2.0
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy, whatever the environment says
 
 app = ClientApp()
 
@@ -65,7 +66,7 @@ def running(address: str, run_id: int) -> bool:
     headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
     request = urllib.request.Request(f"http://{address}/v1/control/list-runs", body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with _opener.open(request, timeout=10) as response:
             runs = ListRunsResponse.FromString(response.read()).run_dict
     except (OSError, ValueError):
         return True

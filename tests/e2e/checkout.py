@@ -47,6 +47,16 @@ def train(model, data, config):
 """
 
 
+# What a shell may have that would keep devices from their server, or spoil what runs: none of it reaches the programs.
+# Nothing listens on that port.
+SHELL = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+                    "http://127.0.0.1:9"),
+    "no_proxy": "", "NO_PROXY": "", "LC_ALL": "C.UTF-8",
+}  # fmt: skip
+AWKWARD = "it's 5 % ;#é"  # a name for a folder
+
+
 class Played(NamedTuple):
     """What an ansible-playbook left behind: exit status, output, and by host how many tasks changed something."""
 
@@ -67,7 +77,7 @@ class Playing:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
         self.process = subprocess.Popen(
-            command, cwd=folder, env={**environment, "LC_ALL": "C.UTF-8"}, start_new_session=True,
+            command, cwd=folder, env={**environment, **SHELL}, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -95,14 +105,15 @@ class Playing:
 
 
 class Checkout:
-    """A copy of this checkout's files in a folder with a short path (Unix sockets allow 107 bytes).
+    """A copy of this checkout's files in a folder with a short path (Unix sockets allow 107 bytes), or in `name` there.
 
     Its inventory/local has one device of each group.
     """
 
-    def __init__(self, groups: dict[str, str] = GROUPS) -> None:
+    def __init__(self, groups: dict[str, str] = GROUPS, name: str = "") -> None:
         remove_leftovers()
-        self.folder = make_folder()
+        self.outer = make_folder()
+        self.folder = self.outer / name
         self.devices = list(groups.values())
         self.inventory = self.folder / "inventory" / "local"
         listed = subprocess.run(
@@ -110,9 +121,9 @@ class Checkout:
             cwd=ROOT, check=True, capture_output=True, text=True,
         )  # fmt: skip
         for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file():  # and not deleted since it was added
+            if (ROOT / name).exists():  # and not deleted since it was added
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, self.folder / name)
+                shutil.copy(ROOT / name, self.folder / name, follow_symlinks=False)
         children = {group: {"hosts": {host: None}} for group, host in groups.items() if group == "rpi"}
         jetsons = {group: {"hosts": {host: None}} for group, host in groups.items() if group != "rpi"}
         children["jetson"] = {"children": jetsons}
@@ -152,7 +163,7 @@ class Checkout:
         """Stop all that runs, and remove the folder."""
         if (self.folder / ".flowerbed").exists():
             self.begin("playbooks/stop").end()
-        remove(self.folder)
+        remove(self.outer)
 
     # -- What runs ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from checkout import GROUPS, Checkout
 
 @pytest.fixture(scope="module")
 def garden(request: pytest.FixtureRequest) -> Iterator[Checkout]:
-    """A checkout of the module's own, with a device of each of its GROUPS; nothing is deployed yet."""
-    with contextlib.closing(Checkout(getattr(request.module, "GROUPS", GROUPS))) as garden:
+    """A checkout of the module's own, with a device of each of its GROUPS, in its NAME; nothing is deployed yet."""
+    module = request.module
+    with contextlib.closing(Checkout(getattr(module, "GROUPS", GROUPS), getattr(module, "NAME", ""))) as garden:
         yield garden

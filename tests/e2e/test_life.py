@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from checkout import TWO_GROUPS, until
+from checkout import AWKWARD, TWO_GROUPS, until
 
 pytestmark = pytest.mark.e2e
-GROUPS = TWO_GROUPS
+GROUPS, NAME = TWO_GROUPS, AWKWARD
 
 
 def test_a_check_on_a_clean_machine_leaves_nothing_behind(garden):

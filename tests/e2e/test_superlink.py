@@ -5,10 +5,10 @@ import socket
 
 import numpy as np
 import pytest
-from checkout import TWO_GROUPS, Checkout, needs_superlink, until
+from checkout import AWKWARD, TWO_GROUPS, Checkout, needs_superlink, until
 
 pytestmark = [pytest.mark.e2e, needs_superlink]
-GROUPS = TWO_GROUPS  # each device starts Flower's programs anew for every message
+GROUPS, NAME = TWO_GROUPS, AWKWARD  # each device starts Flower's programs anew for every message
 
 
 @pytest.fixture(scope="module")

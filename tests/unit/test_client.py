@@ -72,6 +72,13 @@ def test_a_client_waits_for_its_server_without_noise_and_comes_back_whenever_it_
         assert "/numpy/" in libraries and "/torch/" not in libraries
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_for_downloads_is_not_asked_for_the_server(pair, monkeypatch, variable):
+    monkeypatch.setitem(fleet.ENVIRONMENT, variable, "http://127.0.0.1:9")  # where nothing listens
+    with pair.running("server", "server"), pair.running("client", "d0"):
+        assert pair.status(wait=30)["devices"]["d0"]["connected"]
+
+
 def test_a_client_that_goes_is_noticed_at_once(pair):
     with pair.running("server", "server"):
         with pair.running("client", "d0"):

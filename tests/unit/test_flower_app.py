@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from checkout import needs_superlink
@@ -35,3 +37,25 @@ def test_a_clientapp_starts_without_what_only_a_supernode_needs():
     plain, ours = start(PYTHONPATH=""), start(PYTHONPATH=str(APP))
     assert ours.stdout == plain.stdout and "--runtime-api-address" in ours.stdout
     assert "sqlalchemy" in plain.stderr and "sqlalchemy" not in ours.stderr
+
+
+class _NoRuns(BaseHTTPRequestHandler):
+    """A SuperLink that knows of no run."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@needs_superlink
+def test_a_proxy_for_downloads_is_not_asked_for_the_superlink(monkeypatch):
+    from flowerbed import client_app
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+    with HTTPServer(("127.0.0.1", 0), _NoRuns) as superlink:
+        threading.Thread(target=superlink.serve_forever, daemon=True).start()
+        assert client_app.running(f"127.0.0.1:{superlink.server_port}", 1) is False
+        superlink.shutdown()

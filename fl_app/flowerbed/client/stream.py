@@ -22,6 +22,7 @@ log = logging.getLogger("flowerbed.client")
 MAX_BACKOFF = 2.0
 CHANNEL_OPTIONS = [
     *wire.OPTIONS,
+    ("grpc.enable_http_proxy", 0),  # a proxy for downloads may not reach the server, or let no stream through
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", int(MAX_BACKOFF * 1000)),

@@ -40,7 +40,8 @@ def start(run: RunConfig, run_file: str) -> "Submitted":
     events = folder / "metrics.jsonl"
     begin = events.stat().st_size if events.exists() else 0
     config = f"run={json.dumps(os.path.abspath(run_file))} task-hash={json.dumps(run.task_hash)}"
-    environment = {**os.environ, "FLWR_HOME": run.superlink["flwr_home"], "FLWR_TELEMETRY_ENABLED": "0",
+    ours = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment = {**ours, "FLWR_HOME": run.superlink["flwr_home"], "FLWR_TELEMETRY_ENABLED": "0",
                    "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
     flwr = os.path.join(os.path.dirname(sys.executable), "flwr")
     with open(folder / "logs" / "flwr.log", "a") as log:

@@ -15,7 +15,7 @@ find_processes() {
 find_processes
 [ -n "$processes" ] || [ -S "$socket" ] || exit 0
 echo stopped
-"$supervisorctl" -c "$home/supervisord.conf" shutdown >/dev/null 2>&1 || kill $processes 2>/dev/null
+{ cd "$home" && "$supervisorctl" -c supervisord.conf shutdown; } >/dev/null 2>&1 || kill $processes 2>/dev/null
 for tick in $(seq 150); do
     find_processes
     [ -n "$processes" ] || break
