@@ -1,6 +1,7 @@
 """An experiment's folder: what it records, refuses, and survives."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -51,6 +52,22 @@ def test_an_experiment_goes_on_from_its_newest_checkpoint(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "round-00001.safetensors", "round-00002.safetensors",
     ]  # fmt: skip
+
+
+def test_an_experiment_keeps_its_id_until_it_is_begun_anew(tmp_path):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    assert Experiment(run(tmp_path)).id != experiment.id, "nothing was finished, so this is round 1 again"
+    experiment.save(finished(1))
+    assert Experiment(run(tmp_path)).id == Experiment(run(tmp_path, seed=1)).id == experiment.id
+    configuration = tmp_path / "configuration.json"
+    configuration.write_text(json.dumps({**json.loads(configuration.read_text()), "id": None}))  # an older one's
+    older = Experiment(run(tmp_path))
+    assert older.open(MODEL).round == 1
+    assert Experiment(run(tmp_path)).id == older.id != experiment.id
+    assert events(tmp_path, "configuration") == []
+    shutil.rmtree(tmp_path)
+    assert Experiment(run(tmp_path)).id != older.id
 
 
 def test_best_and_last_model_are_kept_in_the_model_s_own_types(tmp_path):

@@ -48,7 +48,7 @@ def worker(folder, build="pass", train="pass"):
         ("a.register_buffer('b', a[0].weight.detach()[1])", "tensors 0.weight and b of the task's model share memory"),
         ("a[1].weight = nn.Parameter(a[0].weight.detach())", "tensors 0.weight and 1.weight of .* share memory"),
         ("a.add_module('lazy', nn.LazyLinear(3))", "tensor lazy.weight of the task's model has no shape yet"),
-        ("a = 5", "build_model of the task must return a torch.nn.Module, not a int"),
+        ("a = 5", "build_model of the task must return a torch.nn.Module, not int"),
     ],
 )
 def test_a_model_that_cannot_travel_is_told_when_it_is_made(tmp_path, build, sentence):

@@ -16,7 +16,7 @@ def check(model):
     import torch
 
     if not isinstance(model, torch.nn.Module):
-        raise Refused("build_model of the task must return a torch.nn.Module, not a %s" % type(model).__name__)
+        raise Refused("build_model of the task must return a torch.nn.Module, not %s" % type(model).__name__)
     entries = model.state_dict(keep_vars=True)
     own = list(model.parameters()) + list(model.buffers())
     places = set(map(id, own))
