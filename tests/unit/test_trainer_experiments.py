@@ -73,6 +73,24 @@ def test_a_module_that_cannot_be_had_anew_is_a_sentence(worker, tmp_path):
     assert calls(worker, state, SECOND) == 1
 
 
+def test_classes_that_nobody_has_compared_are_not_trained_on(tmp_path):
+    (tmp_path / "task.py").write_text(
+        TASK + "class Data(list): ...\n"
+        "def load_data(folder, config):\n"
+        "    Data.classes = open(folder + '/classes.txt').read().split()\n"
+        "    return Data([1]), None\n"
+    )
+    (tmp_path / "classes.txt").write_text("cat dog")
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    worker.warm_up()
+    state = worker.initial(b"", FIRST)[0]
+    (tmp_path / "classes.txt").write_text("dog")
+    with pytest.raises(Refused, match=r"the data of d0 has other classes than it told, \['dog'\]: run again"):
+        worker.train(state, SECOND)
+    assert worker.health(False)["classes"] == ["dog"]
+    assert calls(worker, state, SECOND) == 1
+
+
 def test_what_was_cancelled_while_it_was_loaded_is_loaded_again(worker, tmp_path):
     state = worker.initial(b"", FIRST)[0]
     load_data = worker._load_data

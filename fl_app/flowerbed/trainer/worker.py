@@ -187,8 +187,12 @@ class Worker:
         if not self.ready or self._served not in (None, wanted):
             if os.path.isfile(self.config["task"]) and tasks.task_hash(self.config["task"]) != self.facts["task_hash"]:
                 raise Refused("the code of %s has changed since its trainer started: run deploy.yml" % self.name)
+            told = dict(self.facts)
             self.warm_up()
             self.check(config)
+            if self.facts["classes"] != told.get("classes", self.facts["classes"]):
+                raise Refused("the data of %s has other classes than it told, %s: run again, so that they are compared"
+                              % (self.name, clean(self.facts["classes"], 80)))  # fmt: skip
         self._served = wanted
 
     def _load_data(self):
