@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import tensors
+from ..words import clean
 from . import sound
 from .fleet import Reply
 from .sound import State
@@ -52,7 +53,7 @@ def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype
     try:
         state = tensors.unpack(reply.packed)
     except tensors.TensorError as error:
-        raise ValueError(f"{device} sent an update that cannot be read: {error}") from None
+        raise ValueError(f"{device} sent an update that cannot be read: {clean(error)}") from None
     if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in model.items()}:
         raise ValueError(f"{device} sent an update with other tensors than the model's")
     state = sound.brought(state, types)
