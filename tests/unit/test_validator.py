@@ -259,6 +259,12 @@ def test_a_folder_of_all_hosts_is_said_once_and_a_boards_home_is_not_this_users(
     assert found == f"a: fl_root in {FILE}:3 is ~/x, but must be written out, such as /home/pi/x."
 
 
+def test_a_name_that_no_folder_can_have():
+    assert only(fleet(device("../a", fl_home="/srv/a"))) == (
+        "../a has a / in its name in inventory/x, and its folder is called so."
+    )
+
+
 def test_a_checkout_that_must_move():
     moved = fleet(device("a", fl_home="/srv/a:b"))
     moved.checkout = Path("/srv/a:b")

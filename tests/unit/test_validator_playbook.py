@@ -59,6 +59,8 @@ ADDRESSES = (
         rendered:
           client: "{{ lookup('template', templates ~ '/client.json.j2', convert_data=false) }}"
           run: "{{ lookup('template', templates ~ '/run.json.j2', convert_data=false) }}"
+          dataset: "{{ lookup('template', templates ~ '/dataset.json.j2', convert_data=false) }}"
+          task: "{{ fl_task_file }}"
           server: "{{ lookup('template', templates ~ '/server.json.j2', convert_data=false) }}"
           flwr: "{{ lookup('template', templates ~ '/flwr.toml.j2', convert_data=false) }}"
           supernode: "{{ client_programs.superlink.command | join(' ') }}"
@@ -144,6 +146,19 @@ def test_an_ipv6_address_gets_its_brackets(tmp_path, inventory):
     assert json.loads(files["server"])["address"] == "[::]:9092"
     assert 'address = "[fd00::1]:9092"' in files["flwr"]
     assert "--superlink=[fd00::1]:9092" in files["supernode"] and "[::]:9092" in files["superlink"]
+
+
+def test_a_path_on_the_server_can_begin_with_the_users_home(tmp_path, inventory):
+    (tmp_path / "play.yml").write_text(ADDRESSES)
+    shutil.copy(ROOT / "fl_app/task.py", tmp_path)
+    given = {"fl_task": "~/task.py", "fl_runs": "~/runs", "dataset_path": "~/photos"}
+    play = (tmp_path / "play.yml", "-i", inventory, "-e", json.dumps(given))
+    done = ansible("ansible-playbook", *play, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    files = json.loads((tmp_path / "files.json").read_text())
+    assert files["task"] == f"{tmp_path}/task.py"
+    assert json.loads(files["dataset"])["path"] == f"{tmp_path}/photos"
+    assert json.loads(files["run"])["directory"].startswith(f"{tmp_path}/runs/")
 
 
 def test_lab_asks_for_its_addresses(play):

@@ -39,7 +39,7 @@ def start(run: RunConfig, run_file: str) -> "Submitted":
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     events = folder / "metrics.jsonl"
     begin = events.stat().st_size if events.exists() else 0
-    config = f"run={json.dumps(os.path.abspath(run_file))} task-hash={json.dumps(run.task_hash)}"
+    config = f"run={json.dumps(os.path.abspath(run_file), ensure_ascii=False)} task-hash={json.dumps(run.task_hash)}"
     ours = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment = {**ours, "FLWR_HOME": run.superlink["flwr_home"], "FLWR_TELEMETRY_ENABLED": "0",
                    "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip

@@ -40,6 +40,8 @@ def paths(fleet: Fleet) -> Iterator[Problem]:
         return  # most paths begin with it
     for host in fleet.hosts:
         found = {}
+        if "/" in host.name:
+            yield Problem(host.name, None, f"has a / in its name in {fleet.inventory}, and its folder is called so")
         for name, value in host.values.items():
             if fleet.options.get(name, {}).get("type") == "path" and (text := _unfit(host, name, str(value))):
                 found[name] = text
