@@ -102,7 +102,9 @@ def test_data_that_lies_on_the_devices_once_it_does(garden):
     assert first and f"=> as on {first[1]}" in words, words  # what two devices have in common is said once
 
     place_photos(garden)
-    garden.play("deploy", **data)
+    (garden.home("rpi-1") / "photos/dog/10.heic").touch()
+    said = garden.play("deploy", **data).words
+    assert said.count("photos: left out are 1 .heic, for only .apng .bmp") == 1, said
     words = refused(garden, "run_round", experiment="too-few-classes", **data, fl_config={"channels": 3, "classes": 1})
     assert all(f"{device} gave no update:" in words for device in garden.devices)
     garden.check("on-device", **data, **PHOTOS)
