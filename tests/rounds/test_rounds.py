@@ -279,7 +279,7 @@ def test_too_few_devices_end_the_run_with_their_names(garden):
     code, sentence = garden.run("fewer", wait_clients=5, weights={"d0": 1, "d1": 1, "d2": 0})
     assert (code, sentence) == (0, "round 1 is done")
     [waiting] = garden.events("fewer", "waiting")
-    assert waiting["devices"] == ["d1"] and waiting["message"].endswith("s for d1 (not connected)")
+    assert waiting["devices"] == ["d1"] and waiting["message"].endswith("s for d1 (not connected, or has not answered)")
     [left_out] = garden.events("fewer", "problem")
     assert left_out["message"] == "d1 is not connected, or does not answer: it is left out"
     [done] = garden.events("fewer", "round")

@@ -173,7 +173,7 @@ class _Run:
     def _whom(self, missing: list[str]) -> str:
         here = [device for device in missing if self.fleet.connected(device)]
         away = [device for device in missing if device not in here]
-        groups = {"not connected": away, "connected, but the trainer is still starting": here}
+        groups = {"not connected, or has not answered": away, "connected, but the trainer is still starting": here}
         return "; ".join(f"{', '.join(devices)} ({what})" for what, devices in groups.items() if devices)
 
     def _other_classes(self, device: str) -> str | None:
