@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -35,20 +36,26 @@ def docker(*command: str) -> list[str]:
 
 
 class Rehearsal:
-    """Boards rehearsed from inventory/lab, with a name and a subnet of their own and an inventory in `folder`."""
+    """Boards rehearsed from inventory/lab, with a name and a subnet of their own and an inventory in `folder`.
 
-    def __init__(self, name: str, subnet: str, boards: dict[str, int], folder: Path) -> None:
+    `variables` are more of the rehearsal's.
+    """
+
+    def __init__(self, name: str, subnet: str, boards: dict[str, int], folder: Path, **variables: Any) -> None:
         self.name = f"{name}-{os.getpid()}"
         self.inventory = folder / self.name  # by which the server's folder is called
         self.state = ROOT / ".flowerbed" / f"{self.name}-boards"
         self._variables = {
             "rehearsal_name": self.name, "rehearsal_subnet": subnet, "rehearsal_inventory": str(self.inventory),
-            "rehearsal_boards": boards, "rehearsal_keep_images": True,
+            "rehearsal_boards": boards, "rehearsal_keep_images": True, **variables,
         }  # fmt: skip
 
     def rehearse(self, *arguments: str) -> subprocess.CompletedProcess:
         """Call the playbook."""
-        return play("playbooks/rehearsal", *arguments, "-e", json.dumps(self._variables))
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # one variable may be a password
+            json.dump(self._variables, file)
+            file.flush()
+            return play("playbooks/rehearsal", *arguments, "-e", f"@{file.name}")
 
     def play(self, book: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a playbook on the boards."""
@@ -83,11 +90,12 @@ def remove_leftovers(name: str) -> None:
 
 
 @contextmanager
-def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
+def rehearsal(name: str, subnet: str, variables: dict[str, Any] | None = None, **boards: int) -> Iterator[Rehearsal]:
     """Start so many boards of each group; remove them, and all that is theirs, in the end."""
     remove_leftovers(name)
     with tempfile.TemporaryDirectory() as folder:
-        ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder))
+        ours = Rehearsal(name, subnet, {"rpi": 0, "jetson_2gb": 0, "jetson_4gb": 0, **boards}, Path(folder),
+                         **(variables or {}))  # fmt: skip
         try:
             with making_images():
                 done = ours.rehearse("-e", "state=present")
@@ -101,4 +109,4 @@ def rehearsal(name: str, subnet: str, **boards: int) -> Iterator[Rehearsal]:
     everything = docker("ps", "--all", "--format", "{{.Names}}") + docker("network", "ls", "--format", "{{.Name}}")
     assert not [name for name in everything if name.startswith(ours.name)]
     assert not set(docker("volume", "ls", "--quiet")) & set(volumes)
-    assert not ours.state.exists()
+    assert not ours.state.exists() and not (ROOT / ".flowerbed" / ours.name).exists()

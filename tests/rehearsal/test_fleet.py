@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from boards import ROOT, Rehearsal, docker, rehearsal
+from boards import ROOT, Rehearsal, ansible, docker, rehearsal
 from engine import needs_engine
 from fleet import wait_until
 from flowerbed import tensors
 
 pytestmark = needs_engine
+PASSWORD = "a b'c $"  # for sudo
 BOARDS = ["rpi-1", "jetson-2gb-1", "jetson-4gb-1"]
 CONTAINER = {"rpi-1": "rpi-container", "jetson-2gb-1": "jetson-container", "jetson-4gb-1": "jetson-container"}
 
@@ -26,6 +28,9 @@ class Lab:
 
     def __init__(self, boards: Rehearsal, runs: Path) -> None:
         self.boards, self.runs = boards, runs
+        self.password = runs / "password.yml"
+        self.password.touch(mode=0o600)
+        self.password.write_text(yaml.safe_dump({"ansible_become_password": PASSWORD}))
 
     def play(self, book: str, *arguments: str, **extra: Any) -> tuple[str, dict[str, int]]:
         """Run a playbook that must succeed; return its output on one line, and how much it changed by host."""
@@ -41,7 +46,10 @@ class Lab:
         return " ".join(done.stdout.split())
 
     def _play(self, book: str, *arguments: str, **extra: Any) -> subprocess.CompletedProcess:
-        return self.boards.play(book, *arguments, "-e", json.dumps({"fl_runs": str(self.runs), **extra}))
+        secret = () if extra.pop("no_password", False) else ("-e", f"@{self.password}")
+        done = self.boards.play(book, *arguments, *secret, "-e", json.dumps({"fl_runs": str(self.runs), **extra}))
+        assert PASSWORD not in done.stdout + done.stderr
+        return done
 
     def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
         """Return an experiment's events of a kind."""
@@ -70,13 +78,49 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[Lab]:
-    """One board of each kind; nothing is deployed yet."""
-    with rehearsal("fleet", "172.30.98.0/24", rpi=1, jetson_2gb=1, jetson_4gb=1) as boards:
-        lab = Lab(boards, tmp_path_factory.mktemp("runs"))
-        try:
-            yield lab
-        finally:
-            lab.boards.play("playbooks/reset", "-e", "confirm=true", "--limit", "localhost,server")
+    """One board of each kind, with a password for sudo, the Jetsons behind a jump host; nothing is deployed yet."""
+    like = tmp_path_factory.mktemp("like")
+    shutil.copytree(ROOT / "inventory/lab", like, dirs_exist_ok=True)
+    with (like / "group_vars/jetson.yml").open("a") as file:
+        file.write("ansible_port: 2222\nansible_ssh_common_args: -J me@192.0.2.1:2200\n")
+    secret = {"rehearsal_like": str(like), "rehearsal_sudo_password": PASSWORD}
+    with rehearsal("fleet", "172.30.98.0/24", secret, rpi=1, jetson_2gb=1, jetson_4gb=1) as boards:
+        yield Lab(boards, tmp_path_factory.mktemp("runs"))
+
+
+def test_the_jetsons_are_reached_through_a_jump_host_at_another_port(lab):
+    question = ("-m", "ansible.builtin.command", "-a", "printenv SSH_CONNECTION")
+    done = ansible("ansible", "-i", str(lab.boards.inventory), "devices", *question)
+    assert done.returncode == 0, done.stdout
+    found = {
+        lines.split()[0]: lines.splitlines()[1].split() for lines in re.split(r"(?m)^(?=\S+ \|)", done.stdout) if lines
+    }
+    assert {board: (words[0], words[3]) for board, words in found.items()} == {
+        "rpi-1": ("172.30.98.1", "22"), "jetson-2gb-1": ("172.30.98.3", "2222"), "jetson-4gb-1": ("172.30.98.3", "2222")
+    }  # fmt: skip
+    assert PASSWORD not in "".join(path.read_text() for path in lab.boards.inventory.rglob("*.yml"))
+
+
+def test_without_the_password_for_sudo_each_playbook_asks_for_it(lab):
+    board = r"(rpi|jetson-\dgb)-1 "  # one for all: what they share is said once
+    needs = "lets its user become root only with a password: give that password with -K (--ask-become-pass), or set"
+    for book in ("playbooks/status", "playbooks/stop", "playbooks/reset"):
+        words = lab.fail(book, no_password=True, confirm=True)
+        assert re.search(board + re.escape(needs), words), words
+        assert "unreachable=1" not in words and words.count("failed=1") == 3
+        assert book != "playbooks/status" or re.search(r"jetson-4gb-1 +no sudo +– ", words), words
+    for book in ("playbooks/preflight", "deploy"):
+        words = lab.fail(book, no_password=True)
+        assert re.search(board + "does not let its user become root.* -K .* set ansible_become_password", words), words
+    words = lab.fail("playbooks/preflight", "-e", "ansible_become_password=other", no_password=True)
+    assert re.search(board + "refuses the password for sudo: give the right one with -K", words), words
+
+
+def test_preflight_finds_boards_behind_a_jump_host_well_and_shows_their_memory_and_disk(lab):
+    words, _ = lab.play("playbooks/preflight")
+    assert re.search(r"rpi-1 +yes +yes +Pi 4[^!~]* 12\.\d GB +2\.1\+0\.\d GB", words), words
+    disks = {board: lab.boards.root(board, "df -B1 --output=size /var/lib/docker | tail -n 1") for board in BOARDS}
+    assert all(11e9 < int(size) < 13e9 for size in disks.values()), disks
 
 
 def test_a_check_on_fresh_boards_changes_nothing(lab):
@@ -123,6 +167,10 @@ def test_rounds_and_what_each_board_trains_with(lab):
     assert rounds[0]["accuracy"] < rounds[1]["accuracy"]
     image = {event["device"]: event["image"] for event in lab.events("life", "device")}
     assert image == {board: f"lhkhiem28/{'rpi:1.4' if board == 'rpi-1' else 'jetson:1.0'}" for board in BOARDS}
+    for board, container in CONTAINER.items():  # 1 processor's time, or less
+        assert lab.trainer(board)["threads"] == 1
+        told = lab.boards.root(board, f"docker exec {container} grep MemTotal /proc/meminfo")
+        assert told == lab.boards.root(board, "grep MemTotal /proc/meminfo") and int(told.split()[1]) < 2.1e6
     for event in lab.events("life", "device"):
         container = CONTAINER[event["device"]]
         probe = "import sys, torch; print(sys.version.split()[0], torch.__version__)"
@@ -235,3 +283,13 @@ def test_reset_gives_the_boards_back_with_what_is_their_owners(lab):
         assert "flowerbed" not in (found := lab.boards.root(board, f"{left}; true")) and "/" not in found, found
     assert not any(lab.play("playbooks/reset", confirm=True)[1].values())
     assert lab.events("life", "round")
+
+
+def test_a_server_that_is_left_goes_with_the_rehearsal(lab):
+    lab.play("deploy", "--limit", "localhost,server")
+    home = ROOT / ".flowerbed" / lab.boards.name / "server"
+    supervisor = int((home / "supervisord.pid").read_text())
+    done = lab.boards.rehearse("-e", "state=absent")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not home.parent.exists() and not lab.boards.inventory.exists()
+    wait_until(lambda: not Path(f"/proc/{supervisor}").exists(), 10, "the supervisor to end")

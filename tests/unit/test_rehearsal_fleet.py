@@ -44,11 +44,12 @@ def test_the_lab_is_rehearsed_on_ten_boards_of_their_kinds(lab):
     assert [boards[f"rpi-{number}"]["release"] for number in (1, 2, 3)] == ["bookworm", "bullseye", "trixie"]
     assert boards["rpi-1"] == {
         "name": "rpi-1", "container": "rehearsal-rpi-1", "kind": "raspberry_pi", "user": "pi", "release": "bookworm",
-        "memory": "1400m", "cpus": 1, "bandwidth": "50mbit", "address": "172.30.0.10", "image": "lhkhiem28/rpi:1.4",
+        "memory": "2000m", "cpus": 1, "bandwidth": "50mbit", "disk": "12G", "address": "172.30.0.10",
+        "image": "lhkhiem28/rpi:1.4", "port": 22, "arguments": "", "jumps": [], "without": [],
     }  # fmt: skip
     small, large = boards["jetson-2gb-1"], boards["jetson-4gb-1"]
     assert small["kind"] == large["kind"] == "jetson" and small["user"] == "jetson"
-    assert (small["memory"], large["memory"]) == ("700m", "1400m")
+    assert (small["memory"], large["memory"]) == ("1000m", "2000m")
 
 
 def test_fewer_boards_of_a_group(lab):
@@ -143,7 +144,7 @@ def test_an_inventory_without_devices_is_refused():
 def test_the_inventory_written_is_the_one_rehearsed_at_other_addresses(name, tmp_path):
     path = CHECKOUT / "inventory" / name
     boards = rehearsal.fleet(listed(path), SHAPES, {"jetson_4gb": 1}, NET, "r")
-    tree = rehearsal.inventory(exported(path), boards, {"fl_server_host": "172.30.0.1"})
+    tree = rehearsal.inventory(exported(path), boards, {"fl_server_host": "172.30.0.1"}, "/r/ssh")
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(tree, sort_keys=False))
     before, after = listed(path), listed(tmp_path / "hosts.yml")
     assert sorted(after["devices"]["children"]) == sorted(before["devices"]["children"])
@@ -154,6 +155,7 @@ def test_the_inventory_written_is_the_one_rehearsed_at_other_addresses(name, tmp
     for board in boards:
         new, old = variables[board["name"]], before["_meta"]["hostvars"][board["name"]]
         assert new["ansible_host"] == board["address"] and new["ansible_connection"] == "ssh"
+        assert new["ansible_port"] == 22 and new["ansible_ssh_common_args"] == "-F /r/ssh"
         assert new["fl_server_host"] == "172.30.0.1"
         assert {key for key in old if key.startswith("fl_")} - {"fl_server_host"} <= {
             key for key in new if new[key] == old.get(key)
@@ -167,4 +169,57 @@ def test_passwords_are_not_copied(tmp_path):
     )
     path = tmp_path / "hosts.yml"
     boards = rehearsal.fleet(listed(path), SHAPES, {}, NET, "r")
-    assert "s3cret" not in json.dumps(rehearsal.inventory(exported(path), boards, {}))
+    assert "s3cret" not in json.dumps(rehearsal.inventory(exported(path), boards, {}, "/r/ssh"))
+
+
+@pytest.mark.parametrize(
+    ("given", "port", "jumps", "arguments"),
+    [
+        ({"ansible_port": "2222"}, 2222, [], ""),
+        ({"ansible_ssh_port": 2222}, 2222, [], ""),
+        ({"ansible_ssh_common_args": "-p 2222 -i ~/.ssh/lab -o IdentitiesOnly=yes -C"}, 2222, [], "-C"),
+        ({"ansible_ssh_common_args": "-J me@192.0.2.1"}, 22, [("me", "192.0.2.1", "22")], "-J me@192.0.2.1:22"),
+        ({"ansible_ssh_extra_args": "-oProxyJump=a:2200,b@c -o StrictHostKeyChecking=yes"}, 22,
+         [("", "a", "2200"), ("b", "c", "22")], "-o StrictHostKeyChecking=yes -J a:2200,b@c:22"),
+        ({"ansible_ssh_common_args": "-o ProxyCommand=\"ssh -W %h:%p -q -p 2200 me@gate\""}, 22,
+         [("me", "gate", "2200")], "-J me@gate:2200"),
+        ({"ansible_ssh_args": "-o 'ProxyJump [fd00::1]:2200' -o UserKnownHostsFile=/dev/null"}, 22,
+         [("", "[fd00::1]", "2200")], "-J '[fd00::1]:2200'"),
+    ],
+)  # fmt: skip
+def test_a_connection_keeps_its_port_and_jump_hosts_and_loses_keys(given, port, jumps, arguments):
+    found = rehearsal.connection(given)
+    assert found == {"port": port, "jumps": jumps, "arguments": arguments, "without": []}
+
+
+@pytest.mark.parametrize("arguments", ["-o ProxyCommand='nc -X 5 %h %p'", "{{ way }}", "-o ProxyJump=none"])
+def test_what_no_container_stands_in_for_is_told(arguments):
+    found = rehearsal.connection({"ansible_ssh_common_args": arguments})
+    assert found["jumps"] == [] and len(found["without"]) == (arguments != "-o ProxyJump=none")
+
+
+def test_arguments_that_ssh_would_not_understand_are_refused():
+    with pytest.raises(AnsibleFilterError, match="ansible_ssh_common_args is '-Z', which ssh would not understand"):
+        rehearsal.connection({"ansible_ssh_common_args": "-Z"})
+
+
+def test_each_jump_host_is_a_board_of_its_own_and_the_inventory_leads_over_it(tmp_path):
+    (tmp_path / "hosts.yml").write_text(
+        "devices:\n  vars: {ansible_ssh_common_args: -J me@gate, ansible_ssh_private_key_file: /k, ansible_user: pi}\n"
+        "  hosts:\n    a:\n    b: {ansible_ssh_common_args: '-J gate,192.0.2.1:2200', ansible_port: 2222}\n"
+    )
+    boards = rehearsal.fleet(listed(tmp_path / "hosts.yml"), SHAPES, {}, NET, "r")
+    jumps = rehearsal.jumps(boards, NET, "r")
+    assert [(jump["host"], jump["user"], jump["port"], jump["address"], jump["container"]) for jump in jumps] == [
+        ("gate", "me", 22, "172.30.0.3", "r-jump-1"), ("192.0.2.1", "pi", 2200, "172.30.0.4", "r-jump-2")
+    ]  # fmt: skip
+    tree = rehearsal.inventory(exported(tmp_path / "hosts.yml"), boards, {}, "/a b/ssh")
+    (tmp_path / "new.yml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    written = listed(tmp_path / "new.yml")["_meta"]["hostvars"]
+    assert written["b"]["ansible_port"] == 2222 and "ansible_ssh_private_key_file" not in written["a"]
+    assert [written[host]["ansible_ssh_common_args"] for host in "ab"] == [
+        "-F '/a b/ssh' -J me@gate:22", "-F '/a b/ssh' -J gate:22,192.0.2.1:2200"
+    ]  # fmt: skip
+    many = [{**boards[0], "jumps": [("", f"h{number}", "22")]} for number in range(8)]
+    with pytest.raises(AnsibleFilterError, match="has more than 7 jump hosts"):
+        rehearsal.jumps(many, NET, "r")

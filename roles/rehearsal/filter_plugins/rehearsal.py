@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import getopt
 import hashlib
 import ipaddress
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-FIRST_ADDRESS = 10  # below are the gateway, which is the server, and the registry
+FIRST_ADDRESS = 10  # below are the gateway, which is the server, the registry, and jump hosts
+FIRST_JUMP = 3
 PUBLISHED = re.compile(r"(?!localhost/|[^/]*[.:][^/]*/)[a-z0-9._/-]+(:[\w.-]+)?")  # in the public registry, by a tag
 STAND_INS = {"raspberry_pi": "rpi", "jetson": "jetson"}  # of a trainer's image, by the kind of board
-SHAPE = ("release", "memory", "cpus", "bandwidth")  # what a variable rehearsal_… of a group or host can say
+SHAPE = ("release", "memory", "cpus", "bandwidth", "disk")  # what a variable rehearsal_… of a group or host can say
 SECRETS = ("ansible_password", "ansible_ssh_pass", "ansible_become_pass", "ansible_become_password")
+ARGUMENTS = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
+# What a board gets anew, of the variables and of ssh's options
+REPLACED = (
+    *SECRETS, *ARGUMENTS, "ansible_ssh_host", "ansible_ssh_port", "ansible_ssh_user", "ansible_private_key_file",
+    "ansible_ssh_private_key_file",
+)  # fmt: skip
+OPTIONS = "46AaCfGgKkMNnqsTtVvXxYyB:b:c:D:E:e:F:I:i:J:L:l:m:O:o:P:p:Q:R:S:W:w:"  # those of ssh
+OWN = ("-F", "-i", "-l", "-p", "identityfile", "certificatefile", "identityagent", "identitiesonly",
+       "userknownhostsfile", "globalknownhostsfile", "user", "hostname", "hostkeyalias", "port")  # fmt: skip
+JUMP = re.compile(r"(?:ssh://)?(?:([^@]+)@)?(\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?")
 
 
 def fleet(
@@ -54,9 +67,84 @@ def fleet(
         board["user"] = variables.get("ansible_user", board["user"])
         board["image"] = variables.get("trainer_image", board["image"])
         found.append({
-            **board, "name": host, "container": f"{name}-{host}", "address": str(network[FIRST_ADDRESS + index])
+            **board, "name": host, "container": f"{name}-{host}", "address": str(network[FIRST_ADDRESS + index]),
+            **connection(variables),
         })  # fmt: skip
     return found
+
+
+def connection(variables: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a device's connection can be rehearsed.
+
+    That is `port`, on which its sshd listens, `arguments` for ssh, the `jumps` among them as (user, host, port), with
+    "" for what is not said, and `without`, what no container can stand in for.
+    """
+    port = next((variables[name] for name in ("ansible_port", "ansible_ssh_port") if name in variables), 22)
+    arguments: list[str] = []
+    jumps: list[tuple[str, str, str]] = []
+    without: list[str] = []
+    for name in ARGUMENTS:
+        text = str(variables.get(name) or "")
+        try:
+            given, _ = getopt.getopt(shlex.split(text), OPTIONS) if "{{" not in text else ([], [])
+        except (ValueError, getopt.GetoptError) as error:
+            raise AnsibleFilterError(f"{name} is {text!r}, which ssh would not understand: {error}.") from None
+        without += [text] if "{{" in text else []
+        for option, value in given:
+            key, said = option, value
+            if option == "-o":
+                key, said = [*re.split(r"\s*=\s*|\s+", value.strip().lower(), maxsplit=1), ""][:2]
+                said = value.strip()[len(value.strip()) - len(said) :]
+            if key in ("-J", "proxyjump", "proxycommand"):
+                way = _jumps(key, said)
+                jumps = jumps or way
+                without += [] if way or said == "none" else [f"{option} {value}"]
+            elif key in ("-p", "port"):
+                port = said
+            elif key not in OWN:
+                arguments += [option, value] if value else [option]
+    if jumps:
+        arguments += [
+            "-J",
+            ",".join(f"{user}@{host}:{port}" if user else f"{host}:{port}" for user, host, port in jumps),
+        ]
+    return {"port": int(port) if str(port).isdigit() else 22, "arguments": shlex.join(arguments), "jumps": jumps,
+            "without": without}  # fmt: skip
+
+
+def _jumps(key: str, value: str) -> list[tuple[str, str, str]]:
+    """Return the jump hosts that an option of ssh names, [] where there are none that can be seen."""
+    user = port = ""
+    if key == "proxycommand":
+        words = shlex.split(value)
+        if not words or Path(words[0]).name != "ssh":
+            return []
+        try:
+            given, names = getopt.gnu_getopt(words[1:], OPTIONS)
+        except getopt.GetoptError:
+            return []
+        options = dict(given)
+        user, port, value = options.get("-l", ""), options.get("-p", ""), names[0] if names else ""
+    found = [JUMP.fullmatch(part.strip()) for part in value.split(",") if part != "none"]
+    return [(part[1] or user, part[2], part[3] or port or "22") for part in found if part]
+
+
+def jumps(boards: list[dict[str, Any]], subnet: str, name: str) -> list[dict[str, Any]]:
+    """Return a board for each jump host of `boards`, as `fleet` returns those, with `host`, what ssh calls it.
+
+    Raises AnsibleFilterError where there are more of them than addresses.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for board in boards:
+        for user, host, port in board["jumps"]:
+            number = len(found) + 1
+            if host not in found and number > FIRST_ADDRESS - FIRST_JUMP:
+                raise AnsibleFilterError(f"The inventory to rehearse has more than {number - 1} jump hosts.")
+            place = {"name": f"jump-{number}", "container": f"{name}-jump-{number}", "host": host.strip("[]"),
+                     "address": str(_network(subnet)[FIRST_JUMP + number - 1]), "user": user or board["user"],
+                     "port": int(port)}  # fmt: skip
+            found.setdefault(host, {**board, **place})
+    return list(found.values())
 
 
 def overlapping(networks: list[dict[str, Any]], subnet: str, name: str) -> list[str]:
@@ -142,17 +230,21 @@ def filled(images: list[dict[str, Any]], name: str, held: str) -> str:
     return tags[0] if tags else f"{name}-{hashlib.sha256(held.encode()).hexdigest()[:12]}"
 
 
-def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: dict[str, Any]) -> dict[str, Any]:
+def inventory(
+    tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: dict[str, Any], ssh: str
+) -> dict[str, Any]:
     """Return an exported inventory with the `boards` for its devices.
 
     `tree` is what ansible-inventory --list --export --yaml prints; `everywhere` are variables that all of its hosts
-    get. Devices that have no board are left out, and so are passwords.
+    get. A device has the port and the jump hosts that it had, and of ssh's options those that are not of its keys; the
+    file `ssh` says the rest. Devices that have no board are left out, and so are passwords.
     """
     devices = _tree_hosts(tree["all"], "devices", False)
     own = {
         board["name"]: {
-            "ansible_connection": "ssh", "ansible_host": board["address"], "ansible_port": 22,
+            "ansible_connection": "ssh", "ansible_host": board["address"], "ansible_port": board["port"],
             "ansible_user": board["user"], "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_ssh_common_args": f"-F {shlex.quote(ssh)} {board['arguments']}".strip(),
         }
         for board in boards
     }  # fmt: skip
@@ -161,10 +253,10 @@ def inventory(tree: dict[str, Any], boards: list[dict[str, Any]], everywhere: di
         group = group or {}
         result: dict[str, Any] = {}
         if group.get("vars"):
-            result["vars"] = _without_secrets(group["vars"])
+            result["vars"] = _own(group["vars"])
         if group.get("hosts"):
             result["hosts"] = {
-                host: {**_without_secrets(variables or {}), **everywhere, **own.get(host, {})}
+                host: {**_own(variables or {}), **everywhere, **own.get(host, {})}
                 for host, variables in group["hosts"].items()
                 if host in own or host not in devices
             }
@@ -200,8 +292,8 @@ def _tree_hosts(group: dict[str, Any] | None, name: str, inside: bool) -> list[s
     return found
 
 
-def _without_secrets(variables: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in variables.items() if name not in SECRETS}
+def _own(variables: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in variables.items() if name not in REPLACED}
 
 
 class FilterModule:
@@ -210,7 +302,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return them."""
         return {
-            "rehearsal_fleet": fleet, "rehearsal_overlapping": overlapping, "rehearsal_gateway": gateway,
+            "rehearsal_fleet": fleet, "rehearsal_jumps": jumps, "rehearsal_overlapping": overlapping,
+            "rehearsal_gateway": gateway,
             "rehearsal_registry": registry, "rehearsal_recipe": recipe, "rehearsal_image": image,
             "rehearsal_board_builds": board_builds,
             "rehearsal_published": published, "rehearsal_stand_in_builds": stand_in_builds, "rehearsal_filled": filled,
