@@ -291,5 +291,5 @@ def test_a_server_that_is_left_goes_with_the_rehearsal(lab):
     supervisor = int((home / "supervisord.pid").read_text())
     done = lab.boards.rehearse("-e", "state=absent")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not home.parent.exists() and not lab.boards.inventory.exists()
+    assert not home.parent.exists() and not (lab.boards.inventory / "hosts.yml").exists()
     wait_until(lambda: not Path(f"/proc/{supervisor}").exists(), 10, "the supervisor to end")
