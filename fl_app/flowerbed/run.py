@@ -113,7 +113,10 @@ def _looked_at(alive: Callable[[], bool]) -> Iterator[threading.Event]:
     def look() -> None:
         last = time.monotonic()
         while not done.wait(LOOK_SECONDS):
-            if alive():
+            answers = False
+            with contextlib.suppress(OSError, ValueError):
+                answers = alive()
+            if answers:
                 last = time.monotonic()
             elif time.monotonic() > last + GONE_SECONDS:
                 gone.set()

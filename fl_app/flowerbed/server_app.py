@@ -33,6 +33,7 @@ def main(grid: Grid, context: Context) -> None:
 def _watch(folder: Path, stop: threading.Event) -> None:
     """Set `stop` when whoever asked for the run has gone."""
     while not stop.wait(0.5):
-        lock.beat(folder)
+        with contextlib.suppress(OSError):  # a full disk is no reason to stop hearing
+            lock.beat(folder)
         if not lock.held(folder):
             stop.set()

@@ -54,3 +54,11 @@ def test_a_superlink_answers_or_does_not():
         assert superlink.answers(f"127.0.0.1:{server.server_port}")
         server.shutdown()
     assert not superlink.answers(f"127.0.0.1:{server.server_port}")
+
+
+def test_a_look_that_fails_is_no_sign_of_life():
+    def alive() -> bool:
+        raise FileNotFoundError("run.lock")
+
+    with runs._looked_at(alive) as gone:
+        assert gone.wait(10)

@@ -1,6 +1,7 @@
 """What one call of run_round.yml asks for: the content of run.json."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class RunConfig:
         """The names of the devices of this run, in order."""
         return list(self.weights)
 
-    @property
+    @functools.cached_property
     def fingerprints(self) -> dict[str, str | None]:
         """The fingerprint of what each host must have of the data set (None: nothing), or {} where that isn't known."""
         known = self.dataset.get("fingerprints", {} if self.dataset.get("name") == "device" else None)

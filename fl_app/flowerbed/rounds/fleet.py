@@ -77,7 +77,8 @@ class Fleet:
             arrived = list(self._grid.pull_messages(list(self._queries)))
             now = time.monotonic()
             for message in arrived:
-                self._meet(self._queries.pop(message.metadata.reply_to_message_id)[0], _read(message, 0, 1, MOST_NAMES))
+                node, until = self._queries.pop(message.metadata.reply_to_message_id)
+                self._meet(node, _read(message, 0, 1, MOST_NAMES), late=now >= until - GRACE_SECONDS)
             waited_for = {node for node, _ in self._queries.values()} - self._silent
             if waited_for and now >= deadline:
                 self._silent |= waited_for
@@ -86,10 +87,14 @@ class Fleet:
             self._between(arrived, now - started)
         return [name for name in self._devices if name in self._nodes]
 
-    def _meet(self, node: int, reply: Reply) -> None:
+    def _meet(self, node: int, reply: Reply, late: bool) -> None:
+        if reply.error is not None:
+            if late:  # a SuperLink's word that the node has not answered
+                self._silent.add(node)
+            return
         self._silent.discard(node)
         name = reply.values.get("name")
-        if reply.error is None and name in self._devices:
+        if name in self._devices:
             said = {key: clean(reply.values[key]) for key in ("problem", "task_hash") if reply.values.get(key)}
             self._nodes[name] = node
             self.about[name] = {**reply.values, **said}

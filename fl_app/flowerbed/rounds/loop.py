@@ -144,7 +144,7 @@ class _Run:
         for device in missing:
             self._left_out(device, f"{device} is not connected, or does not answer")
         for device in here:
-            sentence = self._other_classes(device)
+            sentence = None if self._unfit(device) else self._other_classes(device)
             if sentence:
                 raise RunFailed(sentence)
 
@@ -255,10 +255,10 @@ class _Run:
             return f"{device} is left out: its last deployment failed, or there was none: run deploy.yml"
         if not self.fleet.connected(device):
             return f"{device} is not connected, or does not answer"
-        return self._unfit(device)
+        return self._unfit(device) or self._other_classes(device)
 
     def _unfit(self, device: str) -> str | None:
-        """Return what a device said of itself that keeps it from taking part, or None."""
+        """Return what a device said of itself that keeps it from taking part, whatever its classes, or None."""
         about = self.fleet.about[device]
         if about.get("problem"):
             return f"{device} cannot train: {about['problem']}"
@@ -269,11 +269,11 @@ class _Run:
             found, wanted = about.get("fingerprint"), self.run.fingerprints[device]
             if found != wanted:
                 return f"{device} has data of another deployment ({found}, but this run is of {wanted}): run deploy.yml"
-        return self._other_classes(device)
+        return None
 
     def _check_still_fit(self, device: str) -> None:
         """Raise ValueError if a device, whose trainer was perhaps started again, has become unfit."""
-        sentence = self._unfit(device)
+        sentence = self._unfit(device) or self._other_classes(device)
         if sentence:
             raise ValueError(sentence)
 
@@ -344,11 +344,9 @@ class _Run:
             event["weight"] = shares[device]
             metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
             result[device] = (state, metrics)
-        counts = {"clients_wanted": len(names), "clients_asked": len(names)}
-        if len(names) == len(willing):  # and the strategy would have taken more
-            absent = set(self.run.devices) - set(clients)
-            counts["clients_wanted"] += sum(weights.parse(self.run.weights[device]) != 0 for device in absent)
-        return result, counts, extra
+        all_willing = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
+        wanted = max(len(names), int(aggregation.strategy.fraction_train * all_willing))
+        return result, {"clients_wanted": wanted, "clients_asked": len(names)}, extra
 
     def _counts(self, split: str, claims: dict[str, int], number: int) -> dict[str, int]:
         """Return with how many examples of a split (train, heldout) devices count; name one that claims otherwise."""
