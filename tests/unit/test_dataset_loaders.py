@@ -485,6 +485,39 @@ def test_images_take_no_more_memory_than_the_limit(tmp_path, pack):
         folder.read(str(pack(root)), limit=1)
 
 
+def test_a_small_data_set_needs_little_memory_and_too_little_is_not_told_as_damage(tmp_path, fashion):
+    """Whatever the limit: the device may have less."""
+    put(tmp_path / "small", {"cat/1.png": picture((8, 8)), "ape/1.png": picture((8, 8))})
+    put(tmp_path / "large", {"cat/1.ppm": b"P6 9000 9000 255\n"})  # 309 MiB in Pillow
+    (tmp_path / "arrays").mkdir()
+    with zipfile.ZipFile(tmp_path / "arrays/train.npz", "w") as archive, archive.open("x.npy", "w") as x:
+        np.lib.format.write_array_header_1_0(x, {"descr": "|u1", "fortran_order": False, "shape": (1 << 29,)})
+    with zipfile.ZipFile(tmp_path / "arrays/train.npz", "a") as archive, archive.open("y.npy", "w") as y:
+        np.lib.format.write_array(y, np.zeros(1))
+    code = """if True:
+        import resource, sys
+        from flowerbed.dataset import fashion_mnist, folder, shards
+        from flowerbed.dataset.config import Config
+        root = sys.argv[1]
+        shapes = [folder.read(root + "/small")[0][0].shape]  # imports Pillow
+        taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)
+        shapes += [folder.read(root + "/small")[0][0].shape]
+        shapes += [fashion_mnist.load(Config(name="", devices=[], output="", path=root)).train[0].shape]
+        for read, name in ((folder.read, "/large"), (shards.read, "/arrays")):
+            try:
+                read(root + name)
+            except MemoryError:
+                shapes += ["too large"]
+        print(shapes)
+    """
+    environment = os.environ | {"PYTHONPATH": str(APP)}
+    command = [sys.executable, "-c", code, fashion[0]]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "[(2, 8, 8, 3), (2, 8, 8, 3), (5, 28, 28, 1), 'too large', 'too large']\n"
+
+
 def test_a_zip_whose_packing_has_no_bound_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "pets.zip", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("cat/a.png", picture())

@@ -64,6 +64,12 @@ def test_the_limit_holds_whatever_task_reads(tmp_path, warmed_up):
     assert problem.endswith("train.npz takes more memory than dataset_limit allows (1 MiB): use less data, or raise it")
 
 
+def test_too_little_memory_is_said_in_a_sentence(warmed_up):
+    task = fleet.TASK.read_text().replace("    data = tuple(", "    raise MemoryError\n    data = tuple(")
+    problem = warmed_up(task).problem
+    assert problem == "there is not enough memory to load the data: use less data, or a smaller image size"
+
+
 @pytest.mark.parametrize("scale", [np.uint8(1), 1.0, 1 / 255])
 def test_the_default_task_sees_the_same_images_however_they_are_written(tmp_path, warmed_up, scale):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)

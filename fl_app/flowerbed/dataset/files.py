@@ -1,5 +1,6 @@
 """Files that anybody may have made: only regular ones are opened, and no more is read than `dataset_limit`."""
 
+import io
 import os
 import stat
 import zipfile
@@ -7,6 +8,7 @@ import zipfile
 from flowerbed.dataset import DatasetError
 
 LIMIT = 4096  # MiB that a data set may take in memory, unless dataset_limit says otherwise
+_BLOCK = 1 << 20  # bytes: a file makes room for all that it is asked for before it reads
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound
 
 
@@ -25,9 +27,11 @@ def open_regular(path):
 
 def read(file, what, limit=LIMIT):
     """Return all bytes of an open file, which may be unpacked as it is read. Raises DatasetError above `limit` MiB."""
-    content = file.read((limit << 20) + 1)
-    check(len(content), what, limit)
-    return content
+    content = io.BytesIO()
+    for block in iter(lambda: file.read(_BLOCK), b""):
+        content.write(block)
+        check(content.tell(), what, limit)
+    return content.getvalue()
 
 
 def check(size, what, limit=LIMIT):

@@ -136,7 +136,7 @@ def _open(path):
         return
     try:
         archive = files.Zip(path)
-    except DatasetError:
+    except (DatasetError, MemoryError):
         raise
     except Exception as error:  # a damaged zip raises many kinds
         raise DatasetError("%s is neither a folder nor a whole zip file (%s)" % (path, files.reason(error))) from error
@@ -215,7 +215,7 @@ def _stack(path, names, found, size, limit):
             files.check(found.size(name), where, limit)
             with found.open(name) as file:
                 arrays.append(_image(pillow, files.read(file, where, limit), where, size, limit))
-        except DatasetError:
+        except (DatasetError, MemoryError):
             raise
         except pillow.UnidentifiedImageError as error:
             raise DatasetError("%s cannot be read as an image (damaged, or of no kind that is read)" % where) from error
@@ -266,6 +266,8 @@ def _image(pillow, content, where, size, limit):
 def _turned(ImageOps, image):
     try:
         return ImageOps.exif_transpose(image) or image
+    except MemoryError:
+        raise
     except Exception:  # damaged EXIF, which a viewer ignores, too
         return image
 

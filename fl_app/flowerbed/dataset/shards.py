@@ -126,7 +126,7 @@ def _arrays(path):
                 raise DatasetError("%s holds %s, but must hold x, the examples, and y, their labels" % (path, found))
             _check_size(path, archive, [names["x"], names["y"]])
             return tuple(_array(archive, names[key]) for key in "xy")
-    except DatasetError:
+    except (DatasetError, MemoryError):
         raise
     except Exception as error:  # a damaged zip raises many kinds
         raise DatasetError("%s is not a whole .npz file of x and y (%s)" % (path, files.reason(error))) from error

@@ -92,6 +92,8 @@ class Worker:
             self.problem = "%s: run deploy.yml again" % error if self.config.get("shard") else str(error)
         except (tasks.TaskError, OSError, ValueError) as error:
             self.problem = str(error)
+        except MemoryError:
+            self.problem = "there is not enough memory to load the data: use less data, or a smaller image size"
         except (Exception, SystemExit) as error:
             self.problem = "load_data of the task failed: %s: %s" % (type(error).__name__, error)
         except BaseException:  # cancelled
