@@ -50,6 +50,10 @@ def train(model, data, config):
             Own(data), 16, num_workers=2, multiprocessing_context="spawn", generator=torch.Generator()
         )
         assert all(torch.equal(torch.cat(column), tensor) for column, tensor in zip(zip(*loader), data.tensors))
+    if mood == "fork":
+        import multiprocessing
+        with multiprocessing.get_context("fork").Pool(2) as pool:  # whose end is SIGTERM
+            assert pool.map(abs, [-1, 2]) == [1, 2]
     while mood == "slow":
         time.sleep(0.01)
     return _train(model, data, config)
@@ -127,6 +131,10 @@ def test_the_same_request_gives_the_same_bytes(trainer):
 
 def test_workers_of_a_data_loader_may_be_spawned(trainer):
     assert trainer.call("train", initial(trainer), {**CONFIG, "mood": "spawn"})[1]["examples"] == 60
+
+
+def test_the_end_of_a_process_that_the_task_forked_is_not_the_trainers(trainer):
+    assert trainer.call("train", initial(trainer), {**CONFIG, "mood": "fork"})[1]["examples"] == 60
 
 
 def test_a_mean_of_counters_is_rounded(trainer):

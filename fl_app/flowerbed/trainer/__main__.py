@@ -22,7 +22,11 @@ def main(path):
         reason = "it lacks %s" % error if isinstance(error, KeyError) else error
         sys.exit("the trainer cannot start from %s: %s" % (path, reason))
 
-    def stop(*_):
+    trainer = os.getpid()
+
+    def stop(number, _):
+        if os.getpid() != trainer:  # a process that the task forked has this handler, too, and the client's connection
+            os._exit(128 + number)
         server.farewell()
         os._exit(0)  # nothing to save, and torch's threads need no farewell
 
