@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from disk import full_disk
 from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
-from flowerbed.rounds import lock
+from flowerbed.rounds import lock, loop
 from flowerbed.rounds.checkpoint import Checkpoint
-from flowerbed.rounds.config import RunConfig, RunFailed
+from flowerbed.rounds.config import RunConfig, RunFailed, RunStopped
 from flowerbed.rounds.experiment import Experiment
 
 MODEL = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "counter": np.array(3)}
@@ -261,6 +262,25 @@ def test_a_best_model_of_before_scores_were_told_apart_or_shares_can_be_replaced
         path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": old}))
         experiment.save(finished(2, new))
         assert checkpoints.about(path)["round"] == best
+
+
+def test_a_run_says_that_what_a_strategy_remembers_is_of_other_tensors(tmp_path, monkeypatch, caplog):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    done = finished(1)
+    rest = json.dumps({"strategy": "FedAdam", "attributes": {"m_t": "dict"}})
+    experiment.save(Checkpoint(1, done.model, {"m_t/weight": MODEL["weight"]}, rest, done.events))
+
+    def stop(_):
+        raise RunStopped
+
+    monkeypatch.setattr(loop._Run, "_initial", lambda _: (MODEL, set()))  # no trainer, and no devices
+    monkeypatch.setattr(loop._Run, "_wait_for_devices", stop)
+    with pytest.raises(RunStopped):
+        loop.run_rounds(None, run(tmp_path, strategy="FedAdam"), threading.Event())
+    [problem] = events(tmp_path, "problem")
+    assert problem["message"].startswith("what FedAdam remembers of the rounds before is of other tensors")
+    assert problem["message"] in caplog.messages
 
 
 def split(*devices, fingerprint="abc", **changes):

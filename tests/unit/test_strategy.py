@@ -91,7 +91,7 @@ def test_a_strategy_goes_on_as_if_it_had_never_stopped():
         if stop_between:
             memory = aggregation.remember()
             aggregation = Aggregation("FedAdam", {}, BUFFERS)
-            aggregation.recall(*memory)
+            assert aggregation.recall(*memory, first) is None
         return do_round(aggregation, first, [state(3), state(4)], [0.5, 0.5], 2)[0]
 
     one, other = two_rounds(False), two_rounds(True)

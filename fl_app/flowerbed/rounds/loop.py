@@ -87,7 +87,8 @@ class _Run:
         self.round, self.state = checkpoint.round, checkpoint.model
         self.types = {name: array.dtype for name, array in initial.items()}
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
-        aggregation.recall(checkpoint.memory, checkpoint.memory_rest)
+        if dropped := aggregation.recall(checkpoint.memory, checkpoint.memory_rest, self.state):
+            self._problem(None, dropped)
         first, last = self.round + 1, self.round + self.run.rounds
         self.experiment.events.record({
             "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,

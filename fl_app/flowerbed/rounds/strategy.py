@@ -244,18 +244,30 @@ class Aggregation:
             tensors |= {f"{attribute}/{name}": np.asarray(array) for name, array in value.items()}
         return tensors, json.dumps({"strategy": self.name, "attributes": rest})
 
-    def recall(self, tensors: State, rest: str) -> None:
-        """Restore what `remember` returned; the memory of another strategy, with other units, is of no use."""
+    def recall(self, tensors: State, rest: str, model: State) -> str | None:
+        """Restore what `remember` returned; the memory of another strategy, with other units, is of no use.
+
+        Memory of other tensors than those learnt of `model` is dropped as a whole: then returns a sentence about it.
+        """
         memory = json.loads(rest)
         if memory.get("strategy") != self.name:
-            return
+            return None
+        learnt = self._learnt(model)
+        restored: dict[str, Any] = {}
         for attribute, kind in memory["attributes"].items():
             here = {name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute}
             value = {name: np.array(here[name]) for name in sorted(here)}
-            restored = _record(value) if kind == "record" else value
+            wanted = {str(index): array for index, array in enumerate(learnt.values())} if kind == "list" else learnt
+            if value and _shapes(value) != _shapes(wanted):  # QFedAvg leaves an empty record
+                return (
+                    f"what {self.name} remembers of the rounds before is of other tensors than are learnt now: it is "
+                    f"dropped, and {self.name} begins without, as in a first round"
+                )
+            restored[attribute] = _record(value) if kind == "record" else value
             if kind == "list":
-                restored = [value[str(index)] for index in range(len(value))]
-            setattr(self.strategy, attribute, restored)
+                restored[attribute] = [value[str(index)] for index in range(len(value))]
+        vars(self.strategy).update(restored)
+        return None
 
 
 class View(Array):
@@ -291,6 +303,10 @@ def _plain(annotation: Any) -> Any:
     """Return the type that an argument has when it is given: an optional one, too, is given to be something."""
     rest = [item for item in get_args(annotation) if item is not type(None)]
     return rest[0] if len(rest) == 1 else annotation
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in state.items()}
 
 
 def _kept(state: State) -> list[str]:
