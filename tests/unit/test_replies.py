@@ -1,13 +1,14 @@
 """What devices send, checked: an update that could spoil the sum is refused with what is wrong, on which device."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed import tensors
-from flowerbed.rounds import replies
+from flowerbed.rounds import replies, sound
 from flowerbed.rounds.config import RunFailed
 from flowerbed.rounds.fleet import Reply
 from flowerbed.rounds.strategy import Aggregation, names
@@ -70,6 +71,19 @@ def test_an_update_comes_in_the_model_s_own_types_whatever_it_was_sent_in():
 def test_an_update_that_would_spoil_the_model_is_refused(changes, sentence):
     with pytest.raises(replies.Unsound, match=f"^d1 sent an update with {sentence}"):
         sent(**changes)
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int32", "uint32"])
+def test_whole_numbers_of_up_to_4_bytes_are_not_looked_at_one_by_one(kind):
+    state = {"quantised": np.full(1_000_000, 1, kind)}
+    model = {"quantised": np.full(1_000_000, 0.5)}  # the mean of a round before
+    types = {"quantised": np.dtype(kind)}
+    tracemalloc.start()
+    try:
+        assert sound.faults(sound.brought(state, types), model, types) == ""
+        assert tracemalloc.get_traced_memory()[1] < 100_000  # bytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("largest", [np.float32(1.8446742e19), np.float32(-1.8446742e19)])
