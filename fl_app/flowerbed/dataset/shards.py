@@ -16,6 +16,7 @@ from flowerbed.dataset import folder as class_folders
 
 SPLITS = ("train", "heldout")
 LARGEST = 20  # of floats that lie around 0, standardised; those from 0 to more than this are taken as 0 to 255
+DARKEST = 1 << 14  # of the brightest pixel in uint16: below, it is one of 9 to 14 bits, as cameras write
 LONGEST_HEAD = 1 << 16  # bytes of an array's head
 
 limit = files.LIMIT  # MiB: dataset_limit, which the trainer sets, for the task that calls `read` does not know it
@@ -168,13 +169,14 @@ def _shaped(x, path):
 
 
 def _values(x, path):
-    if x.dtype == np.uint8:
-        return x
     low, high = x.min(), x.max()
     if x.dtype.kind == "b" or (x.dtype.kind in "ui" and low >= 0 and high <= 1):
         return x.astype(np.uint8) * np.uint8(255)
     if x.dtype.kind in "ui" and low >= 0 and high <= 255:
-        return x.astype(np.uint8)
+        return x.astype(np.uint8, copy=False)
+    if x.dtype == np.uint16 and high < DARKEST:
+        raise DatasetError("x in %s holds uint16 from %d to %d: scale them to 0 to 255, or to 0 to 65535"
+                           % (path, low, high))  # fmt: skip
     if x.dtype == np.uint16:
         return (x >> 8).astype(np.uint8)
     if x.dtype.kind == "f" and low >= 0 and LARGEST < high <= 255:
