@@ -547,6 +547,12 @@ def test_a_zip_may_have_backslashes_and_names_in_utf_8_without_saying_so(tmp_pat
     assert classes == ["cat", "épagneul"] and train[1].tolist() == [0, 1] and test[1].tolist() == [0]
 
 
+def test_in_a_folder_a_backslash_is_a_part_of_a_name(tmp_path):
+    put(tmp_path, {r"cat/a\b.png": picture(), r"cat\wild/a.png": picture(), "cat/b.png": picture()})
+    train, _, classes = folder.read(str(tmp_path))
+    assert classes == ["cat", r"cat\wild"] and train[1].tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -42,7 +42,10 @@ def check(size, what, limit=LIMIT):
 
 
 class Zip:
-    """An open zip file: `names`, and `open(name)`. Damaged ones raise exceptions of many kinds."""
+    """An open zip file: `names`, and `open(name)`. Damaged ones raise exceptions of many kinds.
+
+    Some programs on Windows write a backslash for "/": in `names` it is "/".
+    """
 
     def __init__(self, path):
         self.path = path
@@ -52,7 +55,7 @@ class Zip:
         except BaseException:
             self._file.close()
             raise
-        self._members = {_name(member): member for member in self._archive.infolist()}
+        self._members = {_name(member).replace("\\", "/"): member for member in self._archive.infolist()}
         self.names = sorted(self._members)
 
     def open(self, name):

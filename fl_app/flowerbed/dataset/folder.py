@@ -141,7 +141,7 @@ def _open(path):
     except Exception as error:  # a damaged zip raises many kinds
         raise DatasetError("%s is neither a folder nor a whole zip file (%s)" % (path, files.reason(error))) from error
     with archive:
-        yield _Files([name for name in archive.names if not name.endswith(("/", "\\"))], archive.open, archive.size)
+        yield _Files([name for name in archive.names if not name.endswith("/")], archive.open, archive.size)
 
 
 def _walk(path):
@@ -161,8 +161,8 @@ def _walk(path):
 
 
 def _parts(name):
-    """Split a name into its folders and the file: in a zip, some programs on Windows write a backslash for "/"."""
-    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [name]
+    """Split a name into its folders and the file."""
+    return [part for part in name.split("/") if part not in ("", ".")] or [name]
 
 
 def _is_hidden(name):
