@@ -78,6 +78,11 @@ def test_at_least_one_example_is_held_out_and_one_trained_on(count, fraction, he
         ({}, "train.npz holds nothing, but must hold x"),
         ({"x": X, "y": Y[:3]}, r"holds x of shape \(4, 3, 3, 1\) but 3 labels y"),
         ({"x": X, "y": Y - 1}, "holds the label -1: labels start at 0"),
+        ({"x": X, "y": np.full(4, -np.inf)}, "holds the label -inf: labels start at 0"),
+        ({"x": X, "y": Y + 1e30}, r"holds the label 1e\+30: number the classes from 0"),
+        ({"x": X, "y": np.full(4, np.inf)}, "holds the label inf: number the classes from 0"),
+        ({"x": X, "y": Y + (1 << 31) - 2}, "holds the label 2147483648: number the classes from 0"),
+        ({"x": X, "y": Y.astype(np.uint64) + np.uint64(1 << 63)}, "train.npz holds the label 9.22"),
         ({"x": X, "y": Y + 0.5}, "are float64 of shape .* not a list of integers: number the classes from 0"),
         ({"x": X, "y": np.eye(4)}, r"of shape \(4, 4\), not a list of integers: y.argmax\(axis=1\) makes them"),
         ({"x": X, "y": np.full(4, np.nan)}, "not a list of integers"),
@@ -94,7 +99,9 @@ def test_unusable_arrays_are_refused(tmp_path, arrays, sentence):
         shards.read(str(tmp_path))
 
 
-@pytest.mark.parametrize("y", [Y.astype(float), Y[:, None], Y.astype(np.uint8), Y[:, None].astype(np.float32)])
+@pytest.mark.parametrize(
+    "y", [Y.astype(float), Y[:, None], Y.astype(np.uint8), Y.astype(np.int8), Y[:, None].astype(np.float32)]
+)
 @pytest.mark.parametrize("keys", ["xy", "XY", "xY"])
 def test_names_and_labels_may_be_written_otherwise(tmp_path, y, keys):
     np.savez(tmp_path / "train.npz", **dict(zip(keys, (X, y), strict=True)))

@@ -17,6 +17,7 @@ from flowerbed.dataset import folder as class_folders
 SPLITS = ("train", "heldout")
 LARGEST = 20  # of floats that lie around 0, standardised; those from 0 to more than this are taken as 0 to 255
 DARKEST = 1 << 14  # of the brightest pixel in uint16: below, it is one of 9 to 14 bits, as cameras write
+MOST_CLASSES = 1 << 31  # more are a mistake: a file of other numbers than labels, or damaged
 LONGEST_HEAD = 1 << 16  # bytes of an array's head
 
 limit = files.LIMIT  # MiB: dataset_limit, which the trainer sets, for the task that calls `read` does not know it
@@ -109,7 +110,9 @@ def read_file(path):
     if len(y) == 0:
         raise DatasetError("%s holds no examples" % path)
     if y.min() < 0:
-        raise DatasetError("%s holds the label %d: labels start at 0" % (path, y.min()))
+        raise DatasetError("%s holds the label %.10g: labels start at 0" % (path, y.min()))
+    if y.max() >= MOST_CLASSES:
+        raise DatasetError("%s holds the label %.10g: number the classes from 0" % (path, y.max()))
     if x.dtype.kind not in "buif" or not np.isfinite(x).all():
         raise DatasetError("x in %s holds values that are not finite numbers (NaN, for one)" % path)
     return x, y.astype(np.int64)
