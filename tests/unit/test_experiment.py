@@ -253,15 +253,39 @@ def test_a_device_that_alone_counts_chooses_the_best_model(tmp_path, weights):
     assert checkpoints.about(tmp_path / "model/best.safetensors")["chosen_by"] == "held-out"
 
 
-def test_a_best_model_of_before_scores_were_told_apart_or_shares_can_be_replaced(tmp_path):
+@pytest.mark.parametrize(
+    ("then", "now", "best"),
+    [
+        ({"accuracy": 0.7}, judged(2, 0.1, test=0.6), "1"),
+        ({"accuracy": 0.7}, judged(2, 0.1, test=0.8), "2"),
+        ({"accuracy": 0.7}, judged(2, 0.8), "1"),
+        ({"accuracy": None, "heldout_accuracy": 0.7}, judged(2, 0.1, test=0.6), "2"),
+        ({"accuracy": None, "heldout_accuracy": 0.7}, judged(2, 0.6), "1"),
+        ({"accuracy": None, "heldout_accuracy": 0.7}, judged(2, 0.8), "2"),
+        (None, judged(2, 0.1, test=0.6), "2"),
+        (None, judged(2, 0.6), "1"),
+    ],
+)  # fmt: skip
+def test_what_judged_a_best_model_that_does_not_say_so_is_told_by_its_round_s_events(tmp_path, then, now, best):
     experiment = Experiment(run(tmp_path))
     experiment.open(MODEL)
     path = tmp_path / "model/best.safetensors"
-    for old, new, best in [("0.7", 0.6, "1"), ("0.7", 0.8, "2"), ("1000000.0", 0.1, "2")]:
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": old}))
-        experiment.save(finished(2, new))
-        assert checkpoints.about(path)["round"] == best
+    path.parent.mkdir()
+    path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": "0.7"}))
+    if then:
+        experiment.events.record({"event": "round", "round": 1, **then})
+    experiment.save(now)
+    assert checkpoints.about(path)["round"] == best
+
+
+def test_a_best_model_of_before_scores_were_shares_is_replaced(tmp_path):
+    experiment = Experiment(run(tmp_path))
+    experiment.open(MODEL)
+    path = tmp_path / "model/best.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(tensors.pack(MODEL, {"round": "1", "accuracy": "1000000.0"}))
+    experiment.save(finished(2, 0.1))
+    assert checkpoints.about(path)["round"] == "2"
 
 
 def test_a_run_says_that_what_a_strategy_remembers_is_of_other_tensors(tmp_path, monkeypatch, caplog):

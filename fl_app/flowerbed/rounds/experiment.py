@@ -154,11 +154,20 @@ class Experiment:
         write_atomically(self.folder / "model" / "last.safetensors", data)
         best = self.folder / "model" / "best.safetensors"
         best_by, best_score, best_round = _best(best)
-        better = best_score is None or (_RANKS[by], score or 0) > (_RANKS.get(best_by, _RANKS[by]), best_score)
+        if best_by not in _RANKS:  # of before it was said
+            best_by = "test" if self._was_tested(best_round) else "held-out"
+        better = best_score is None or (_RANKS[by], score or 0) > (_RANKS[best_by], best_score)
         if score is not None and better:
             write_atomically(best, data)
             return checkpoint.round
         return best_round
+
+    def _was_tested(self, number: int | None) -> bool:
+        """Return whether a round's model was judged by the test set, as far as its events say."""
+        return any(
+            event.get("event") == "round" and event.get("round") == number and event.get("accuracy") is not None
+            for event in self.events.read()
+        )
 
     def _score(self, events: list[dict[str, Any]]) -> tuple[str, float | None]:
         """Return what a round's model is judged by, and its accuracy; None if nobody judged it, or one device alone."""
