@@ -175,7 +175,10 @@ def test_a_share_may_be_rounded_and_numbers_may_be_tensors(tmp_path):
 DATA = """
 from torch.utils.data import *
 class Set(TensorDataset): classes = ['cat', 'dog']
-data = Set(torch.ones(10, 3))
+class Stream(IterableDataset):
+    def __iter__(self): return iter(range(10))
+    def __len__(self): return 10
+data, x, y = Set(torch.ones(10, 3)), torch.ones(10, 3), torch.ones(10)
 """
 
 
@@ -187,8 +190,21 @@ data = Set(torch.ones(10, 3))
         ("DataLoader(data, batch_size=None)", 10, ["cat", "dog"]),
         ("DataLoader(data, batch_size=4, sampler=SubsetRandomSampler([1, 5, 7]))", 3, ["cat", "dog"]),
         ("DataLoader(Subset(data, [1, 2, 3, 4, 5]), batch_size=4)", 5, ["cat", "dog"]),
-        ("(torch.ones(10, 3), torch.ones(10))", 10, None),
+        ("DataLoader(Stream(), batch_size=4)", 10, None),
+        ("Stream()", 10, None),
+        ("(x, y)", 10, None),
+        ("(x, x)", 10, None),
+        ("[x, y]", 10, None),
+        ("[x, x.numpy()]", 10, None),
+        ("[x, x, y]", 10, None),
+        ("(x, y, y)", 10, None),
+        ("(x,)", 10, None),
+        ("{'x': x, 'y': y, 'mask': x}", 10, None),
         ("[[1], [2]]", 2, None),
+        ("list(zip(x, y))", 10, None),
+        ("list(y)", 10, None),  # numbers
+        ("list(x)", 10, None),  # of 3 values each
+        ("[torch.ones(3, 8, 8), torch.ones(3, 9, 7), torch.ones(3, 8, 8), torch.ones(3, 8, 8)]", 4, None),
     ],
 )
 def test_data_sets_are_counted_in_examples(tmp_path, data, examples, classes):

@@ -244,12 +244,23 @@ def _examples(data):
     if data is None:
         return 0
     if hasattr(data, "batch_sampler") and hasattr(data, "sampler"):  # a DataLoader, whose own length counts batches
-        return len(data.sampler)
-    if isinstance(data, tuple) and len(data) == 2:
-        first = [getattr(part, "shape", ())[:1] for part in data]
-        if first[0] and first[0] == first[1]:  # arrays of images and labels
-            return len(data[0])
-    return len(data)
+        from torch.utils.data import IterableDataset
+
+        source = getattr(data, "dataset", None)
+        return len(source if isinstance(source, IterableDataset) else data.sampler)
+    rows = _rows(data)
+    return len(data) if rows is None else rows
+
+
+def _rows(data):
+    """Return the length of the arrays that together are a data set, such as images and labels; None if it is none."""
+    if not isinstance(data, (dict, tuple, list)):
+        return None
+    shapes = [getattr(part, "shape", ()) for part in (data.values() if isinstance(data, dict) else data)]
+    if isinstance(data, list) and len(data) > 2 and len(set(map(len, shapes))) == 1:
+        return None  # a list of examples, such as images
+    lengths = {shape[:1] for shape in shapes}
+    return lengths.pop()[0] if len(lengths) == 1 and () not in lengths else None
 
 
 def _classes(data):
