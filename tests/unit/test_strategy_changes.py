@@ -39,6 +39,7 @@ def state(seed: int) -> dict[str, np.ndarray]:
         "bn.running_var": random.uniform(0.1, 2, 3).astype(np.float32),
         "bn.num_batches_tracked": np.array(random.integers(1, 100)),
         "bias": random.normal(size=3).astype(np.float32),
+        "scale": np.array(random.normal(), np.float32),
     })))  # fmt: skip
 
 

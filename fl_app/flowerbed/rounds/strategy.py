@@ -24,6 +24,7 @@ from .sound import State
 WEIGHT, LOSS = "weight", "loss"
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
 _SERVER_OPTIMISERS = (FedOpt, FedAvgM, QFedAvg)
+_ARRAYS = (np.ndarray, np.generic)  # reckoning makes a NumPy scalar of an array without axes
 _OURS = ("weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key")
 _ABOVE_0 = (lambda value: value > 0, " above 0")
 _AT_LEAST_0 = (lambda value: value >= 0, " of at least 0")
@@ -234,10 +235,10 @@ class Aggregation:
             if isinstance(value, ArrayRecord):
                 value = {name: array.numpy() for name, array in value.items()}
                 rest[attribute] = "record"
-            elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
+            elif isinstance(value, list) and value and all(isinstance(item, _ARRAYS) for item in value):
                 value = {str(index): item for index, item in enumerate(value)}
                 rest[attribute] = "list"
-            elif isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values()):
+            elif isinstance(value, dict) and value and all(isinstance(item, _ARRAYS) for item in value.values()):
                 rest[attribute] = "dict"
             else:
                 continue
