@@ -64,6 +64,8 @@ def train(model, data, config):
     images = _to_channels(images, config)
     _check_labels(labels, config)
     batch_size, mu = int(config["batch_size"]), float(config.get("proximal_mu", 0))
+    if batch_size < 1:
+        raise ValueError("batch_size is %d, but must be at least 1: set it in fl_config" % batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=float(config["learning_rate"]))
     start = [parameter.detach().clone() for parameter in model.parameters()] if mu else []
     model.train()
@@ -113,6 +115,8 @@ def _to_channels(images, config):
 
 
 def _check_labels(labels, config):
+    if not len(labels):
+        raise ValueError("the data set has no images")
     for label in (int(labels.min()), int(labels.max())):
         if not 0 <= label < int(config["classes"]):
             raise ValueError("a label is %d, but the model has %s classes, from 0: do the data and fl_config agree?"

@@ -38,6 +38,18 @@ def test_nothing_trained_is_an_error():
         trained(images(8), local_epochs=0)
 
 
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_size_below_one_is_a_sentence(size):
+    with pytest.raises(ValueError, match=f"^batch_size is {size}, but must be at least 1: set it in fl_config$"):
+        trained(images(8), batch_size=size)
+
+
+@pytest.mark.parametrize("function", [task.train, task.evaluate])
+def test_a_data_set_without_images_is_a_sentence(function):
+    with pytest.raises(ValueError, match="^the data set has no images$"):
+        function(task.build_model(CONFIG), images(0), CONFIG)
+
+
 def test_grey_images_are_brought_to_a_model_of_colour_ones():
     data, config = images(8), {**CONFIG, "channels": 3}
     colour = torch.utils.data.TensorDataset(data.tensors[0].repeat(1, 3, 1, 1), data.tensors[1])
