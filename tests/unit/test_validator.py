@@ -273,10 +273,21 @@ def test_a_checkout_that_must_move():
 
 @pytest.mark.parametrize(("variables", "good"), [
     ({"CUDA_VISIBLE_DEVICES": 0, "A": "b ;c"}, True), ({"A=B": 1}, False), ({"A": "b\nc"}, False), ({"A": [1]}, False),
+    ({1: "a"}, False), ({"PYTHONPATH": "/opt/mine"}, False), ({"FLOWERBED_HOME": "/tmp"}, False),
+    ({"FLOWERBED_FILES": ""}, False), ({"PYTHONHASHSEED": 1, "FLOWERBED": 1}, True),
 ])  # fmt: skip
 def test_a_trainers_environment(variables, good):
     found = validate(fleet(device("a", trainer_environment=variables)))
     assert good == (found == []) and all(text.startswith(f"a: trainer_environment in {FILE}:3 has ") for text in found)
+
+
+def test_pythonpath_is_flowerbeds_on_the_server_too():
+    """With another, its trainer would find no module named flowerbed."""
+    servers = [host("server", trainer_environment={"PYTHONPATH": "/opt/mine"})]
+    assert only(fleet(device("a"), servers=servers)) == (
+        f"server: trainer_environment in {FILE}:3 has PYTHONPATH, which Flowerbed sets: install the package for the "
+        "trainer's Python, or add its folder to sys.path in the task."
+    )
 
 
 def test_docker_is_for_devices_with_a_folder_of_their_own():

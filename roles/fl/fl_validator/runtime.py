@@ -29,12 +29,19 @@ def python(fleet: Fleet) -> Iterator[Problem]:
 
 
 def environment(fleet: Fleet) -> Iterator[Problem]:
-    """What a trainer gets in its environment is a name and one line each."""
+    """What a trainer gets in its environment is a name and one line each, and none of what Flowerbed sets there."""
     for host in fleet.hosts:
         given = host.values.get("trainer_environment")
         for name, value in given.items() if isinstance(given, dict) else ():
-            if not VARIABLE.fullmatch(name) or isinstance(value, (dict, list)) or not str(value).isprintable():
+            line = not isinstance(value, (dict, list)) and str(value).isprintable()
+            if not isinstance(name, str) or not VARIABLE.fullmatch(name) or not line:
                 text = f"has {name!r}: {value!r}, but must have names of variables, and for each a line of text"
+                yield Problem(host.name, "trainer_environment", text)
+            elif name == "PYTHONPATH":
+                text = "has PYTHONPATH, which Flowerbed sets: install the package for the trainer's Python, or add its "
+                yield Problem(host.name, "trainer_environment", text + "folder to sys.path in the task")
+            elif name.startswith("FLOWERBED_"):
+                text = f"has {name}, but names that begin with FLOWERBED_ are Flowerbed's own: take another"
                 yield Problem(host.name, "trainer_environment", text)
 
 
