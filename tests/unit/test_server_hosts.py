@@ -16,6 +16,11 @@ def test_a_device_whose_deployment_failed_stays_known():
     }  # fmt: skip
 
 
+def test_a_device_that_a_deployment_came_to_is_not_to_be_stopped_any_more_even_if_it_failed_there():
+    known = {"a": "stop", "b": "reset", "c": "stop"}
+    assert server.deployed(known, ["a", "b"], []) == {"a": "", "b": "reset", "c": "stop"}
+
+
 def test_what_was_not_stopped_is_still_to_be_stopped():
     known = {"a": "", "b": "stop", "c": "", "d": "reset"}
     assert server.stopped(known, ["a", "b", "d", "unknown", "server"], ["b", "server"]) == {

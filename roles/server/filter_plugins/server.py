@@ -11,9 +11,9 @@ STOP, RESET = "stop", "reset"
 def deployed(hosts: dict[str, str], tried: Collection[str], done: Collection[str]) -> dict[str, str]:
     """Return `hosts` after a deployment that `tried` some of them: with those that are `done`, nothing is left to do.
 
-    One that failed may run all the same, so it stays known.
+    One that failed may run all the same, so it stays known. It is meant to run now: no stop is owed to it.
     """
-    return hosts | {host: "" if host in done else hosts.get(host, "") for host in tried}
+    return hosts | {host: RESET if hosts.get(host) == RESET and host not in done else "" for host in tried}
 
 
 def stopped(hosts: dict[str, str], asked: Collection[str], done: Collection[str]) -> dict[str, str]:
