@@ -3,7 +3,13 @@
 import importlib.util
 from pathlib import Path
 
-FILE = Path(__file__).parents[2] / "roles" / "server" / "filter_plugins" / "server.py"
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+ROLE = Path(__file__).parents[2] / "roles" / "server"
+FILE = ROLE / "filter_plugins" / "server.py"
 spec = importlib.util.spec_from_file_location("server_filters", FILE)
 server = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(server)
@@ -33,3 +39,15 @@ def test_what_was_not_reset_is_still_to_be_reset():
     known = {"a": "", "b": "stop", "c": "reset"}
     assert server.reset(known, ["a", "b", "server"], ["a", "server"]) == {"b": "reset", "c": "reset"}
     assert server.reset({"c": "reset"}, ["c"], ["c"]) == {}
+
+
+@pytest.mark.parametrize(("check", "now"), [(False, "It is stopped now"), (True, "It would be stopped now")])
+@pytest.mark.parametrize(("left", "was", "to_do"), [
+    ("stop", "stopped", "."), ("reset", "reset", "; call reset.yml again to reset it."),
+])  # fmt: skip
+def test_a_check_does_not_say_that_a_device_is_stopped(left, was, to_do, check, now):
+    tasks = yaml.safe_load((ROLE / "tasks" / "stop_owed.yml").read_text())
+    (say,) = [task["ansible.builtin.debug"]["msg"] for task in tasks if "ansible.builtin.debug" in task]
+    values = {"inventory_hostname": "a", "server_hosts": {"a": left}, "ansible_check_mode": check}
+    said = Templar(DataLoader(), variables=values).template(say)
+    assert said == f"a was not reached when it was to be {was}. {now}{to_do}"
