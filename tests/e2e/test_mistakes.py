@@ -120,6 +120,11 @@ def test_a_relative_path_of_the_test_set_starts_at_the_checkout(garden):
     assert f'"data": "{garden.folder}/elsewhere"' in words
 
 
+@pytest.mark.parametrize("playbook", ["deploy", "playbooks/status", "playbooks/stop"])
+def test_the_default_place_of_a_devices_data_is_known_everywhere(garden, playbook):
+    garden.play(playbook, "--check", dataset_name="device")
+
+
 def test_a_devices_own_data_is_never_removed(garden):
     mine = garden.home("rpi-1") / "data/train.npz"
     shutil.rmtree(mine.parent, ignore_errors=True)
