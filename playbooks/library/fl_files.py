@@ -219,6 +219,17 @@ def strays(home, folders, wanted, placed):
     return sorted(path for path in set(there) - set(wanted) if placed is None or path in placed)
 
 
+def mode(path):
+    """Return the mode of a file in a host's folder: a program's environment is its user's alone."""
+    return 0o600 if path.startswith("programs/") else 0o644
+
+
+def is_exposed(home, path):
+    """Whether other users can read a file in a host's folder that is not theirs, as an earlier Flowerbed placed it."""
+    path, private = os.path.join(home, path), mode(path) == 0o600
+    return private and os.path.exists(path) and os.stat(path).st_mode & 0o077 != 0
+
+
 def unpack(home, archive, paths):
     """Move the files `paths` of the tar file `archive` below `home`, each in one atomic step."""
     with tarfile.open(archive) as tar:
@@ -228,8 +239,8 @@ def unpack(home, archive, paths):
                 os.makedirs(os.path.dirname(target))
             fresh = target + ".new"
             with open(fresh, "wb") as file:
+                os.chmod(fresh, mode(path))
                 shutil.copyfileobj(tar.extractfile(path), file)
-            os.chmod(fresh, 0o644)
             os.rename(fresh, target)
 
 
@@ -323,7 +334,8 @@ def present(module, owns):
             )
         record = recorded(home)
         claimed = not module.check_mode and claim(home, owns["root"])
-    place = sorted(path for path in wanted if module.sha256(os.path.join(home, path)) != wanted[path])
+    differ = {path for path in wanted if module.sha256(os.path.join(home, path)) != wanted[path]}
+    place = sorted(differ | {path for path in wanted if is_exposed(home, path)})
     remove = strays(home, module.params["folders"], wanted, record["files"] if record else None)
     before = {}
     for path in set(place) & set(module.params["show"]):

@@ -1,9 +1,13 @@
 """What a deployment has to itself on a host: it refuses a folder with other things, and removes only its own."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import socket
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -147,6 +151,31 @@ def test_only_what_was_placed_is_a_stray(host):
     wanted, old = ["app/flowerbed/__init__.py"], "app/flowerbed/old.py"
     assert fl_files.strays(str(host.home), ["app/flowerbed"], wanted, [*wanted, old]) == [old]
     assert fl_files.strays(str(host.home), ["app/flowerbed"], wanted, None) == ["app/flowerbed/mine.py", old]
+
+
+def test_a_programs_environment_is_its_users_alone_also_after_an_upgrade(tmp_path):
+    """trainer_environment is in programs/trainer.conf, which an earlier Flowerbed placed for all to read."""
+    home, paths = tmp_path / "home", ["programs/trainer.conf", "trainer.json"]
+    with tarfile.open(tmp_path / "files.tar", "w") as tar:
+        for path in paths:
+            (tmp_path / "source").write_text(path)
+            tar.add(tmp_path / "source", arcname=path)
+
+    def placed(**arguments: str) -> list[str]:
+        checksums = {path: hashlib.sha256(path.encode()).hexdigest() for path in paths}
+        request = json.dumps({"ANSIBLE_MODULE_ARGS": {"home": str(home), "checksums": checksums, **arguments}})
+        answer = subprocess.run([sys.executable, MODULE], input=request, capture_output=True, text=True, check=True)
+        return json.loads(answer.stdout)["placed"]
+
+    def modes() -> list[int]:
+        return [(home / path).stat().st_mode & 0o777 for path in paths]
+
+    archive = str(tmp_path / "files.tar")
+    assert placed(archive=archive) == paths and modes() == [0o600, 0o644]
+    (home / paths[0]).chmod(0o644)
+    assert placed() == paths[:1] == placed(archive=archive)
+    assert placed() == [] and modes() == [0o600, 0o644]
+    assert (home / paths[0]).read_text() == paths[0]
 
 
 def test_names_in_a_sentence_are_printable_and_few():
