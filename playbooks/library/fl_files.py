@@ -25,7 +25,7 @@ options:
   owns:
     description: >-
       That the folder is Flowerbed's own. C(root), the folder that it shares with other hosts' of the machine; C(homes),
-      all hosts' folders; C(data), what else may be in the host's own, "" for nothing.
+      all hosts' folders; C(known), paths of what else may be in these.
     type: dict
   files: {description: 'Path on the host: file on the controller.', type: dict}
   folders:
@@ -47,7 +47,7 @@ EXAMPLES = """
 - name: Place the files of the trainer
   fl_files:
     home: /home/pi/flowerbed/rpi-1
-    owns: {root: /home/pi/flowerbed, homes: [/home/pi/flowerbed/rpi-1], data: ""}
+    owns: {root: /home/pi/flowerbed, homes: [/home/pi/flowerbed/rpi-1], known: []}
     folders: {app/flowerbed: fl_app/flowerbed}
     templates: {trainer.json: trainer.json.j2}
     sealed: {programs/trainer.conf: program.conf.j2}
@@ -140,11 +140,11 @@ def recorded(home):
     return record
 
 
-def strangers(home, root, homes, data):
+def strangers(home, root, homes, known):
     """Return (variable, folder, names) of what is in the way of a first deployment, or None where nothing is."""
     if is_ours(home):
         return None
-    inside = [root, *homes, os.path.join(home, data) if data else root]
+    inside = [root, *homes, *known]
     for variable, folder in (("fl_home", home), ("fl_root", root)):
         if folder == root and read(os.path.join(root, MARK)) is not None:
             continue
@@ -288,9 +288,9 @@ def absent(home, owns, downloads, keep, check):
         remove_folders([os.path.join(root, "before")])
         left = leave_root(root)
     left = {root: left, home: names(home) if record else []}
-    known = {MARK, LOST, *keep, *([RECORD] if keep else [])}
+    ours, inside = {MARK, LOST, *keep, *([RECORD] if keep else [])}, [root, *owns["homes"], *owns["known"]]
     for folder in left:
-        left[folder] = [name for name in left[folder] if name not in known | below(folder, [root, *owns["homes"]])]
+        left[folder] = [name for name in left[folder] if name not in ours | below(folder, inside)]
     return removed, {folder: others for folder, others in left.items() if others}
 
 
@@ -325,7 +325,7 @@ def present(module, owns):
     home, wanted = module.params["home"], module.params["checksums"]
     claimed, record = False, None
     if owns:
-        way = strangers(home, owns["root"], owns["homes"], owns["data"])
+        way = strangers(home, owns["root"], owns["homes"], owns["known"])
         if way:
             variable, folder, others = way
             module.fail_json(

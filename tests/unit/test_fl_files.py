@@ -11,8 +11,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
-MODULE = Path(__file__).parents[2] / "playbooks" / "library" / "fl_files.py"
+ROOT = Path(__file__).parents[2]
+MODULE = ROOT / "playbooks" / "library" / "fl_files.py"
 spec = importlib.util.spec_from_file_location("fl_files", MODULE)
 fl_files = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fl_files)
@@ -29,9 +33,9 @@ DOWNLOADS = {"cifar10": ["cifar-10-binary.tar.gz"]}
 class Host:
     """A host's folder, and the one that it shares."""
 
-    def __init__(self, root: Path, name: str, homes: list[str], data: str = "") -> None:
+    def __init__(self, root: Path, name: str, homes: list[str], *known: str) -> None:
         self.root, self.home = root, root / name
-        self.owns = {"root": str(root), "homes": [str(root / each) for each in homes], "data": data}
+        self.owns = {"root": str(root), "homes": [str(root / each) for each in homes], "known": [*known]}
 
     def write(self, *paths: str) -> None:
         for path in paths:
@@ -78,7 +82,7 @@ def test_what_is_no_stranger(host):
     assert host.strangers() is None
     (host.home / "photos").mkdir()
     assert host.strangers() == ("fl_home", str(host.home), ["photos"])
-    assert Host(host.root, "rpi-1", ["rpi-1", "rpi-2"], "photos/2026").strangers() is None
+    assert Host(host.root, "rpi-1", ["rpi-1", "rpi-2"], str(host.home / "photos/2026")).strangers() is None
     (host.root / "before" / "mine.json").write_text("{}")
     assert host.strangers() is not None
 
@@ -116,6 +120,30 @@ def test_a_reset_leaves_what_is_not_ours(host):
     assert left == {str(host.home): sorted({path.partition("/")[0] for path in mine}), str(host.root): ["downloads"]}
     assert sorted(str(path.relative_to(host.home)) for path in host.home.rglob("*") if path.is_file()) == sorted(mine)
     assert (host.root / "downloads/cifar10/mine.gz").exists() and not (host.root / fl_files.MARK).exists()
+
+
+@pytest.mark.parametrize("runs", ["runs", "rpi-1/runs"])
+@pytest.mark.parametrize("data", ["data", "photos/2026"])
+def test_experiments_and_device_data_outlive_a_reset_and_do_not_keep_a_deployment_out(tmp_path, runs, data):
+    root = tmp_path / "root"
+    variables = yaml.safe_load((ROOT / "roles/fl/vars/main.yml").read_text())
+    render = Templar(DataLoader(), variables={
+        **variables, "fl_checkout": str(tmp_path), "fl_root": str(root), "fl_home": str(root / "rpi-1"),
+        "fl_runs": f"root/{runs}", "dataset_name": "digits", "dataset_device_path": data,
+        "fl_fleet": {"hosts": {"rpi-1": {"fl_home": str(root / "rpi-1")}}},
+    })  # fmt: skip
+    host = Host(root, "rpi-1", [])
+    host.owns = render.template(variables["fl_owns"])
+    files = [root / runs / "first/log.csv", host.home / data / "train/cat/1.png"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+    for _ in range(2):
+        host.deploy(*WRITTEN)
+        assert host.reset() == {}
+    assert sorted(path for path in root.rglob("*") if path.is_file()) == sorted(files)
+    host.write("notes.txt")
+    assert host.strangers() == ("fl_home", str(host.home), ["notes.txt"])
 
 
 def test_a_link_to_a_users_folder_is_left_with_what_is_in_it(host, tmp_path):
