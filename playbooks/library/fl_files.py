@@ -286,7 +286,8 @@ def absent(home, owns, downloads, keep, check):
                 removed.append(RECORD)
             remove_folders(reversed(record["made"]))
         remove_folders([os.path.join(root, "before")])
-        left = leave_root(root)
+        freed = bool(record) and not os.path.exists(home) and home.startswith(os.path.join(root, ""))
+        left = leave_root(root, freed)
     left = {root: left, home: names(home) if record else []}
     ours, inside = {MARK, LOST, *keep, *([RECORD] if keep else [])}, [root, *owns["homes"], *owns["known"]]
     for folder in left:
@@ -302,10 +303,15 @@ def _ours(home, placed, keep):
     return sorted(ours - {*keep, RECORD})
 
 
-def leave_root(root):
-    """Take the mark off the folder that hosts share, once none of them is there; return what is left in it then."""
+def leave_root(root, freed):
+    """Take the mark off the folder that hosts share, once none of them is there; return what is left in it then.
+
+    `freed` says that a host's folder was just removed from it: that of a Flowerbed that wrote nothing down has no mark.
+    """
     others = [name for name in names(root) if name != MARK]
     mark = read(os.path.join(root, MARK))
+    if mark is None and freed:
+        remove_folders([root])
     if mark is None or any(is_ours(os.path.join(root, name)) for name in [*others, "."]):
         return []
     os.unlink(os.path.join(root, MARK))

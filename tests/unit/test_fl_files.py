@@ -96,6 +96,22 @@ def test_an_earlier_deployment_is_taken_over(host):
     assert [path.name for path in host.home.rglob("*")] == ["notes.txt"]
 
 
+def test_a_reset_of_an_earlier_deployment_leaves_no_empty_folder_of_ours(host):
+    other = Host(host.root, "rpi-2", ["rpi-1", "rpi-2"])
+    host.write(*PLACED)
+    other.write(*PLACED)
+    assert host.reset() == {} and not host.home.exists() and other.home.exists()
+    assert other.reset() == {} and not host.root.exists()
+
+
+def test_a_reset_leaves_an_empty_folder_that_no_host_was_in(host, tmp_path):
+    host.root.mkdir(parents=True)
+    assert host.reset() == {} and host.root.exists()
+    host.home = tmp_path / "elsewhere"
+    host.write(*PLACED)
+    assert host.reset() == {} and not host.home.exists() and host.root.exists()
+
+
 def test_a_reset_leaves_nothing_of_ours(host):
     other = Host(host.root, "rpi-2", ["rpi-1", "rpi-2"])
     host.deploy(*WRITTEN, "trainer.json.new")
