@@ -189,9 +189,7 @@ def test_a_wrong_key_and_no_sudo(boards, tmp_path):
     boards.root(PI, "mv /etc/sudoers.d/pi /root")
     try:
         said = preflight(boards)
-        assert (
-            "jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id jetson@172.30.97." in said
-        )
+        assert re.search("jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id .*jetson@172", said)
         assert "rpi-1 does not let its user become root, which Docker needs" in said
     finally:
         host.unlink()
@@ -204,7 +202,7 @@ def test_a_wrong_password_for_sudo(boards):
     )
     try:
         said = preflight(boards, "--limit", f"localhost,{PI}", "-e", "ansible_become_password=wrong")
-        assert "rpi-1 refuses the password for sudo: call this again with -K, and give the right one" in said
+        assert "rpi-1 refuses the password for sudo: give the right one with -K (--ask-become-pass)" in said
         done = boards.play("playbooks/preflight", "--limit", f"localhost,{PI}", "-e", "ansible_become_password=right")
         assert done.returncode == 0, done.stdout
     finally:

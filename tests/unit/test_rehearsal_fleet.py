@@ -183,7 +183,7 @@ def test_passwords_are_not_copied(tmp_path):
          [("", "a", "2200"), ("b", "c", "22")], "-o StrictHostKeyChecking=yes -J a:2200,b@c:22"),
         ({"ansible_ssh_common_args": "-o ProxyCommand=\"ssh -W %h:%p -q -p 2200 me@gate\""}, 22,
          [("me", "gate", "2200")], "-J me@gate:2200"),
-        ({"ansible_ssh_args": "-o 'ProxyJump [fd00::1]:2200' -o UserKnownHostsFile=/dev/null"}, 22,
+        ({"ansible_ssh_args": "-o 'ProxyJump [fd00::1]:2200' -o UserKnownHostsFile=/mine/hosts"}, 22,
          [("", "[fd00::1]", "2200")], "-J '[fd00::1]:2200'"),
     ],
 )  # fmt: skip

@@ -397,7 +397,8 @@ def test_controller_and_bootstrap_take_the_same_pythons():
     assert good == list(ast.literal_eval(taken))
 
 
-def test_configuration_of_another_place():
+def test_configuration_of_another_place(monkeypatch):
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     (found,) = controller.problems((3, 11), "2.16.19", None, ROOT)
     assert found == f"Ansible reads no ansible.cfg, but Flowerbed needs its own: run ansible-playbook in {ROOT}."
 
