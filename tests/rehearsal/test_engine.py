@@ -189,7 +189,9 @@ def test_a_wrong_key_and_no_sudo(boards, tmp_path):
     boards.root(PI, "mv /etc/sudoers.d/pi /root")
     try:
         said = preflight(boards)
-        assert re.search("jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id .*jetson@172", said)
+        assert re.search(
+            "jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id .*jetson@172", said
+        )
         assert "rpi-1 does not let its user become root, which Docker needs" in said
     finally:
         host.unlink()
