@@ -181,20 +181,17 @@ def preflight(boards: Rehearsal, *arguments: str) -> str:
     return words(done)
 
 
-def test_a_wrong_key_and_no_sudo(boards, tmp_path):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
-    host = boards.inventory / "host_vars" / f"{JETSON}.yml"
-    host.parent.mkdir()
-    host.write_text(f"ansible_ssh_private_key_file: {tmp_path}/key\n")
+def test_a_wrong_key_and_no_sudo(boards):
+    # Nor may a connection go on that was let in before.
+    boards.root(JETSON, "mv /home/jetson/.ssh/authorized_keys /root; pkill -u jetson sshd || true")
     boards.root(PI, "mv /etc/sudoers.d/pi /root")
     try:
         said = preflight(boards)
-        assert re.search(
-            "jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id .*jetson@172", said
-        )
+        refused = "jetson-4gb-1 refuses the login of jetson: copy your key there with ssh-copy-id .*jetson@172"
+        assert re.search(refused, said), said
         assert "rpi-1 does not let its user become root, which Docker needs" in said
     finally:
-        host.unlink()
+        boards.root(JETSON, "mv /root/authorized_keys /home/jetson/.ssh")
         boards.root(PI, "mv /root/pi /etc/sudoers.d")
 
 
