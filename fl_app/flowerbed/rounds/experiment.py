@@ -154,7 +154,7 @@ class Experiment:
         write_atomically(self.folder / "model" / "last.safetensors", data)
         best = self.folder / "model" / "best.safetensors"
         best_by, best_score, best_round = _best(best)
-        if best_by not in _RANKS:  # of before it was said
+        if best_score is not None and best_by not in _RANKS:  # of before it was said
             best_by = "test" if self._was_tested(best_round) else "held-out"
         better = best_score is None or (_RANKS[by], score or 0) > (_RANKS[best_by], best_score)
         if score is not None and better:
