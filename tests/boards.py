@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,9 @@ def play(book: str, *arguments: str, **environment: str) -> subprocess.Completed
 
 def docker(*command: str) -> list[str]:
     """Return the lines that docker prints."""
-    return subprocess.run(["docker", *command], check=True, capture_output=True, text=True).stdout.splitlines()
+    done = subprocess.run(["docker", *command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout.splitlines()
 
 
 class Rehearsal:
@@ -64,6 +67,18 @@ class Rehearsal:
     def root(self, board: str, command: str) -> str:
         """Return what a command says on a board, without SSH and sudo, which may be what is broken."""
         return "\n".join(docker("exec", f"{self.name}-{board}", "sh", "-c", command))
+
+    def wait_booted(self, board: str, seconds: float = 90) -> None:
+        """Wait until a board that was rebooted is up.
+
+        It may have to start twice: an engine that is slow to clean up after the container that ended does so with the
+        one that was started in its place (containerd's `runc delete --force`, after "shim disconnected" in its log).
+        """
+        deadline = time.monotonic() + seconds
+        booted = ["docker", "exec", f"{self.name}-{board}", "systemctl", "is-system-running", "--wait"]
+        while (done := subprocess.run(booted, capture_output=True, text=True)).stdout.strip() != "running":
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(0.5)
 
 
 @contextmanager

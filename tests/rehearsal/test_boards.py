@@ -89,6 +89,7 @@ def test_a_board_comes_back_from_a_reboot(boards):
     done = ansible("ansible", "-i", str(boards.inventory), "rpi-1", "-b", "-m", "ansible.builtin.reboot", "-a",
                    "reboot_timeout=90")  # fmt: skip
     assert done.returncode == 0, done.stdout
+    boards.wait_booted("rpi-1")
     assert boards.root("rpi-1", "cat /etc/ssh/ssh_host_ed25519_key.pub") == before
     assert "rate 50Mbit" in boards.root("rpi-1", "tc qdisc show dev eth0")
 
