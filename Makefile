@@ -21,7 +21,7 @@ help:
 	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
 	@echo 'make test-gpu  train twice with one seed on the GPU of this machine; on=cpu tries the check itself without one'
 	@echo 'make lint    run ansible-lint, yamllint and ruff'
-	@echo 'make .venv   only install what is pinned in requirements.txt'
+	@echo 'make .venv   only install what requirements.txt lists'
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
 	@echo
 	@echo 'PYTHON=...   the Python to use, 3.10, 3.11 or 3.12 (make demo PYTHON=/path/to/python3.12)'

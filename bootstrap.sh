@@ -91,11 +91,17 @@ fi
 
 unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
 
+# All that decides what is installed for a list: it, those that it includes, and the pins.
+pins() {
+    # shellcheck disable=SC2046  # names of files
+    cat "$1" $(sed -n 's/^-r //p' "$1") requirements-lock.txt
+}
+
 # A stamp is a copy of the pins that .venv has; it is written only once they all are installed.
 quiet=$([ -t 1 ] || echo --quiet)
 for file in "$@"; do
     stamp=.venv/installed-$file
-    cat "$file" requirements-lock.txt | cmp -s - "$stamp" && continue
+    pins "$file" | cmp -s - "$stamp" && continue
     echo "Installing $file into .venv (a few minutes when PyTorch is among it)"
     rm -f "$stamp"
     # Python compiles what it imports: to compile all that is installed takes as long as all the rest.
@@ -103,5 +109,5 @@ for file in "$@"; do
     .venv/bin/python -I -m pip install $quiet --no-user --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
         -r "$file" -c requirements-lock.txt </dev/null ||
         refuse "pip could not install $file: the reason stands above (no network, a full disk?); then run make again"
-    cat "$file" requirements-lock.txt >"$stamp"
+    pins "$file" >"$stamp"
 done

@@ -6,7 +6,7 @@ import pytest
 
 from wheels import LOCK, uv_pip
 
-REQUIREMENTS = (Path(__file__).resolve().parents[2] / "requirements.txt").read_text()
+REQUIREMENTS = (Path(__file__).resolve().parents[2] / "requirements-device.txt").read_text()
 CLIENT = "flwr\nnumpy\n"
 
 

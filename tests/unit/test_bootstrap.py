@@ -31,7 +31,7 @@ class Machine:
         shutil.copy(SCRIPT, self.checkout)
         self.pin("1.0")
         (self.checkout / "requirements-lock.txt").touch()
-        for program in ("sh", "cat", "cmp", "dirname", "rm", "uname"):
+        for program in ("sh", "cat", "cmp", "dirname", "rm", "sed", "uname"):
             (self.programs / program).symlink_to(shutil.which(program))
         self.program("apt-cache", "exit 100")
 

@@ -24,7 +24,7 @@ def python(fleet: Fleet) -> Iterator[Problem]:
     """A device on another machine has a Python of its own: the default is this machine's."""
     for host in fleet.devices:
         if host.remote and host.values.get("fl_runtime") == "process" and "fl_python" not in host.given:
-            text = "is this machine's: give the board's, 3.10 or newer, with the packages of requirements.txt"
+            text = "is this machine's: give the board's, 3.10 or newer, with the packages of requirements-device.txt"
             yield Problem(host.name, "fl_python", text)
 
 
