@@ -84,6 +84,7 @@ fi
 base=${found#* }
 identity="$found in $PWD/.venv"
 if [ "$(cat .venv/made-with 2>/dev/null)" != "$identity" ]; then
+    [ ! -h .venv ] || refuse "$PWD/.venv is a link, and to make it anew would empty the folder that it leads to: remove it"
     echo "Making .venv with Python ${found%% *} ($base)"
     "$base" -I -m venv --clear .venv || refuse "$base could not make $PWD/.venv: the reason stands above"
     echo "$identity" >.venv/made-with

@@ -154,6 +154,16 @@ def test_best_python_on_path_is_taken(machine):
     assert "Making .venv with Python 3.12 (/the/best)" in machine.bootstrap().stdout
 
 
+def test_what_a_linked_venv_leads_to_is_not_emptied(machine, tmp_path):
+    machine.python("python3.11", PYTHON_311)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "mine").touch()
+    (machine.checkout / ".venv").symlink_to(tmp_path / "another")
+    done = machine.bootstrap()
+    assert done.returncode == 1 and "is a link, and to make it anew would empty the folder" in done.stderr
+    assert (tmp_path / "another" / "mine").exists()
+
+
 def test_venv_is_made_once_and_follows_its_pins(machine, tmp_path):
     make_wheel(tmp_path, "1.0")
     machine.python("python3", "pass")
