@@ -25,8 +25,8 @@ help:
 	@echo 'make lock    pin anew what the packages of requirements*.txt depend on'
 	@echo
 	@echo 'PYTHON=...   the Python to use, 3.10, 3.11 or 3.12 (make demo PYTHON=/path/to/python3.12)'
-	@echo 'PIP_ARGS=... more arguments for pip, which also heeds its PIP_* variables. PyTorch brings gigabytes of CUDA'
-	@echo '             unless pip knows a CPU build: PIP_ARGS="--extra-index-url ..." or "--find-links ..."'
+	@echo 'PIP_ARGS=... arguments for pip, which then installs; so it does where it has PIP_* variables or a pip.conf.'
+	@echo '             Else uv installs, with the build of PyTorch that fits: without an NVIDIA driver, one without CUDA'
 
 demo: .venv
 	ansible-playbook deploy.yml

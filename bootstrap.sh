@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make .venv with pinned packages, or leave it alone when it has them: bootstrap.sh REQUIREMENTS-FILE...
-# From the environment: PYTHON, the interpreter to use; PIP_ARGS, more arguments for pip; and pip's own PIP_* variables, but
-# for those that would have it install elsewhere than in .venv.
+# uv installs, with the build of PyTorch that fits this machine; pip where it is set up here, or where uv cannot.
+# From the environment: PYTHON, the interpreter to use; PIP_ARGS, more arguments for pip; and pip's and uv's own PIP_* and
+# UV_* variables, but for those that would have them install elsewhere than in .venv.
 set -eu
 cd "$(dirname "$0")"
 
@@ -90,7 +91,62 @@ if [ "$(cat .venv/made-with 2>/dev/null)" != "$identity" ]; then
     echo "$identity" >.venv/made-with
 fi
 
-unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN UV_SYSTEM_PYTHON
+quiet=$([ -t 1 ] || echo --quiet)
+
+with_pip() {
+    # Python compiles what it imports: to compile all that is installed takes as long as all the rest.
+    # shellcheck disable=SC2086  # both are lists of arguments
+    .venv/bin/python -I -m pip install $quiet --no-user --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
+        "$@" -c requirements-lock.txt </dev/null
+}
+
+with_uv() {
+    .venv/bin/uv pip install --python .venv/bin/python --torch-backend="${UV_TORCH_BACKEND:-auto}" \
+        "$@" -c requirements-lock.txt </dev/null
+}
+
+# What pip is told here that uv would not hear of: all but how pip talks, waits and keeps what it has fetched.
+pip_settings() {
+    [ -z "${PIP_ARGS:-}" ] || echo PIP_ARGS
+    .venv/bin/python -I -m pip config list | sed -nE "s/^(global|install|:env:)\.([a-z-]+)='.+'$/\2/p" | sort -u |
+        while read -r name; do
+            case $name in
+                args | *cache-dir | config-file | disable-pip-version-check | *timeout | retries | log) ;;
+                no-color | no-input | progress-bar | quiet | verbose | require-virtualenv | root-user-action | user) ;;
+                *) echo "$name" ;;
+            esac
+        done
+}
+
+# Print why uv cannot install a list. Where there is no network, that must not take long to find out.
+problem_of_uv() (
+    export PIP_RETRIES="${PIP_RETRIES:-1}" UV_HTTP_RETRIES="${UV_HTTP_RETRIES:-1}"
+    export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-15}" UV_HTTP_CONNECT_TIMEOUT="${UV_HTTP_CONNECT_TIMEOUT:-5}"
+    if [ ! -x .venv/bin/uv ] && ! with_pip --quiet uv >/dev/null 2>&1; then
+        echo "it cannot be fetched"
+    elif ! said=$(with_uv --quiet --dry-run -r "$1" 2>&1); then
+        echo "$said" | sed -nE '$s/^[^[:alnum:]]*((cause|Caused by): )?//p'
+    fi
+)
+
+# install_list FILE: with uv, or else with pip.
+install_list() {
+    # shellcheck disable=SC2046  # names
+    set -- "$1" $(pip_settings)
+    list=$1
+    shift
+    if [ $# -gt 0 ]; then
+        echo "pip installs, not uv, for pip is set up here: $*"
+    elif problem=$(problem_of_uv "$list") && [ -n "$problem" ]; then
+        echo "pip installs, for uv cannot: $problem"
+    elif with_uv $quiet -r "$list"; then
+        return
+    else
+        echo "pip installs, for uv could not: the reason stands above"
+    fi
+    with_pip -r "$list"
+}
 
 # All that decides what is installed for a list: it, those that it includes, and the pins.
 pins() {
@@ -99,16 +155,12 @@ pins() {
 }
 
 # A stamp is a copy of the pins that .venv has; it is written only once they all are installed.
-quiet=$([ -t 1 ] || echo --quiet)
 for file in "$@"; do
     stamp=.venv/installed-$file
     pins "$file" | cmp -s - "$stamp" && continue
     echo "Installing $file into .venv (a few minutes when PyTorch is among it)"
     rm -f "$stamp"
-    # Python compiles what it imports: to compile all that is installed takes as long as all the rest.
-    # shellcheck disable=SC2086  # both are lists of arguments
-    .venv/bin/python -I -m pip install $quiet --no-user --no-compile --disable-pip-version-check ${PIP_ARGS:-} \
-        -r "$file" -c requirements-lock.txt </dev/null ||
+    install_list "$file" ||
         refuse "pip could not install $file: the reason stands above (no network, a full disk?); then run make again"
     pins "$file" >"$stamp"
 done

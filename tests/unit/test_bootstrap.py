@@ -1,6 +1,6 @@
-"""bootstrap.sh: which Python it takes, what it refuses, and when it leaves .venv alone.
+"""bootstrap.sh: which Python it takes, what it refuses, when it leaves .venv alone, and who installs into it.
 
-The interpreters are this test's own, told to be another one; pip installs a package made here, without a network.
+The interpreters are this test's own, told to be another one; uv and pip install a package made here, without a network.
 """
 
 import os
@@ -31,7 +31,7 @@ class Machine:
         shutil.copy(SCRIPT, self.checkout)
         self.pin("1.0")
         (self.checkout / "requirements-lock.txt").touch()
-        for program in ("sh", "cat", "cmp", "dirname", "rm", "sed", "uname"):
+        for program in ("sh", "cat", "cmp", "dirname", "rm", "sed", "sort", "uname"):
             (self.programs / program).symlink_to(shutil.which(program))
         self.program("apt-cache", "exit 100")
 
@@ -52,12 +52,18 @@ class Machine:
         (self.checkout / "requirements.txt").write_text(f"tiny=={version}\n")
 
     def bootstrap(self, **environment: str) -> subprocess.CompletedProcess:
-        """Run the script as make does."""
-        environment |= {
+        """Run the script as make does; pip finds the folder's wheels, and no index."""
+        return self.bootstrap_plainly(**{"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.folder.as_uri(), **environment})
+
+    def bootstrap_plainly(self, **environment: str) -> subprocess.CompletedProcess:
+        """Run the script as make does, with a pip that is not set up; no index can be reached."""
+        environment = {
             "PATH": str(self.programs),
             "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": self.folder.as_uri(),
+            "PIP_RETRIES": "0",
+            "UV_CACHE_DIR": str(self.folder / "cache"),
+            "ALL_PROXY": "http://127.0.0.1:9",
+            **environment,
         }
         command = [self.checkout / "bootstrap.sh", "requirements.txt"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -74,6 +80,11 @@ class Machine:
         """Return the version of `tiny` in .venv."""
         (metadata,) = self.checkout.glob(".venv/lib/python*/site-packages/tiny-*.dist-info")
         return metadata.name.removeprefix("tiny-").removesuffix(".dist-info")
+
+    def installer(self) -> str:
+        """Return who has installed `tiny`."""
+        (file,) = self.checkout.glob(".venv/lib/python*/site-packages/tiny-*.dist-info/INSTALLER")
+        return file.read_text().strip()
 
 
 def make_wheel(folder: Path, version: str) -> None:
@@ -209,3 +220,64 @@ def test_venv_is_made_once_and_follows_its_pins(machine, tmp_path):
     moved = machine.bootstrap()
     assert "Making .venv" in moved.stdout
     assert machine.installed() == "2.0"
+
+
+def test_an_included_list_is_part_of_a_list(machine, tmp_path):
+    machine.python("python3", "pass")
+    make_wheel(tmp_path, "1.0")
+    make_wheel(tmp_path, "2.0")
+    (machine.checkout / "requirements-device.txt").write_text("tiny==1.0\n")
+    (machine.checkout / "requirements.txt").write_text("-r requirements-device.txt\n")
+    machine.bootstrap()
+    assert machine.installed() == "1.0" and machine.bootstrap().stdout == ""
+    (machine.checkout / "requirements-device.txt").write_text("tiny==2.0\n")
+    assert "Installing requirements.txt" in machine.bootstrap().stdout
+    assert machine.installed() == "2.0"
+
+
+def test_pip_installs_where_it_is_set_up(machine, tmp_path):
+    machine.python("python3", "pass")
+    make_wheel(tmp_path, "1.0")
+    make_wheel(tmp_path, "2.0")
+    variables = machine.bootstrap(PIP_DEFAULT_TIMEOUT="30", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    assert "\npip installs, not uv, for pip is set up here: find-links no-index\n" in variables.stdout
+    assert machine.installed() == "1.0" and machine.installer() == "pip"
+
+    machine.pin("2.0")
+    arguments = machine.bootstrap_plainly(PIP_ARGS=f"--no-index --find-links {tmp_path}")
+    assert "pip is set up here: PIP_ARGS\n" in arguments.stdout
+    assert machine.installed() == "2.0"
+
+    machine.pin("1.0")
+    (tmp_path / "pip.conf").write_text(f"[global]\ntimeout = 30\n[install]\nno-index = 1\nfind-links = {tmp_path}\n")
+    file = machine.bootstrap_plainly(PIP_CONFIG_FILE=str(tmp_path / "pip.conf"))
+    settings = file.stdout.partition("pip is set up here:")[2].split()  # and this machine's own
+    assert {"find-links", "no-index"} <= set(settings) and "timeout" not in settings
+    assert machine.installed() == "1.0"
+
+
+def test_uv_installs_where_it_can(machine, tmp_path):
+    machine.python("python3", "pass")
+    make_wheel(tmp_path, "1.0")
+    machine.bootstrap()
+    machine.pin("2.0")
+    make_wheel(tmp_path, "2.0")
+
+    # It is not there yet, and pip, which would fetch it, reaches no index.
+    without = machine.bootstrap_plainly()
+    assert "\npip installs, for uv cannot: it cannot be fetched\n" in without.stdout
+    assert "pip could not install requirements.txt" in without.stderr.splitlines()[-1]
+
+    # It is there, but reaches no index.
+    (machine.checkout / ".venv/bin/uv").symlink_to(Path(sys.executable).with_name("uv"))
+    cut_off = machine.bootstrap_plainly(UV_HTTP_RETRIES="0")
+    (reason,) = [line for line in cut_off.stdout.splitlines() if line.startswith("pip installs, for uv cannot: ")]
+    assert "Connection refused" in reason
+    assert machine.installed() == "1.0"
+
+    # It finds what it needs; make passes PIP_ARGS on, if nothing is in it, too.
+    (tmp_path / "uv.toml").write_text(f'no-index = true\nfind-links = ["{tmp_path}"]\n')
+    with_uv = machine.bootstrap_plainly(UV_CONFIG_FILE=str(tmp_path / "uv.toml"), PIP_ARGS="")
+    assert with_uv.returncode == 0 and "pip" not in with_uv.stdout
+    assert machine.installed() == "2.0" and machine.installer() == "uv"
+    assert machine.bootstrap_plainly().stdout == ""
