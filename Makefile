@@ -11,11 +11,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Several files of tests at a time, see tests/conftest.py
 PARALLEL := --numprocesses auto --no-loadscope-reorder
 
-.PHONY: help demo stop test test-all test-arm64 test-gpu lint lock .venv .venv-dev
+.PHONY: help demo stop try test test-all test-arm64 test-gpu lint lock .venv .venv-dev
 
 help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
 	@echo 'make stop    stop those clients and their server'
+	@echo 'make try     try a task without a fleet: TASK=task.py DATA=digits CONFIG="batch_size=8" (fl_app/flowerbed/tryout)'
 	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
 	@echo 'make test-all  the same, but fail for each test that this machine lacks something for, such as a Docker engine'
 	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
@@ -34,6 +35,10 @@ demo: .venv
 
 stop: .venv
 	ansible-playbook playbooks/stop.yml
+
+try: .venv
+	PYTHONPATH=fl_app python -m flowerbed.tryout "$(or $(TASK),fl_app/task.py)" "$(or $(DATA),digits)" \
+		$(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 test: .venv-dev
 	pytest $(PARALLEL) $(ARGS)
