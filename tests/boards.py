@@ -68,7 +68,7 @@ class Rehearsal:
         """Return what a command says on a board, without SSH and sudo, which may be what is broken."""
         return "\n".join(docker("exec", f"{self.name}-{board}", "sh", "-c", command))
 
-    def wait_booted(self, board: str, seconds: float = 90) -> None:
+    def wait_booted(self, board: str, seconds: float = 300) -> None:
         """Wait until a board that was rebooted is up.
 
         It may have to start twice: an engine that is slow to clean up after the container that ended does so with the

@@ -1,4 +1,4 @@
-"""What all tests share: the option with which no test may be left out, and how they share a machine."""
+"""What all tests share: the options by which fewer tests are left out, and how they share a machine."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ OTHERS = "all other files"
 # The order of files: one that makes the images of boards; what needs none, the longest of it first; then, when the
 # images are there, the others with boards.
 ORDER = [
-    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_mistakes.py", OTHERS,
+    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "rounds/test_survival.py",
+    "e2e/test_mistakes.py", "rounds/test_rounds.py", "e2e/test_board.py", OTHERS,
     "rehearsal/test_fleet.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
 ]  # fmt: skip
 
@@ -28,8 +29,9 @@ class Files(LoadFileScheduling):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of make test-all."""
-    parser.addoption("--all", action="store_true", help="fail for each test that would be left out")
+    """Add the options of .ci/run and of make test-all."""
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--all", action="store_true", help="the same, and fail for each test that would be left out")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,8 +56,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the tests in order."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Bring the tests in order, and leave out by name those that take minutes."""
+    if not (config.getoption("--long") or config.getoption("--all")):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make test-all and CI run it, and --long does"))
 
     def place(item: pytest.Item) -> int:
         name = "/".join(item.path.parts[-2:])

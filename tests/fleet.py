@@ -20,7 +20,9 @@ from flowerbed.trainer.task import task_hash
 APP = Path(__file__).parents[1] / "fl_app"
 TASK = APP / "task.py"
 SHAPE, CLASSES = (8, 8, 1), 4
+PATIENCE = 120  # seconds: a wait ends with what it waits for, and the machine may be busy
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(APP)}
+_KEPT: list[socket.socket] = []
 
 
 def shard(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,9 +36,16 @@ def shard(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that this process of tests keeps for itself: no other gets it, nor does the kernel give it away."""
+    for port in range(10_000, 20_000):  # below the kernel's own choices, and those of inventory/local
+        kept, probe = socket.socket(socket.AF_UNIX), socket.socket()
+        with contextlib.suppress(OSError), probe:
+            kept.bind(f"\0flowerbed-test-port-{port}")
+            probe.bind(("127.0.0.1", port))
+            _KEPT.append(kept)
+            return port
+        kept.close()
+    raise RuntimeError("no port is free")
 
 
 def wait_until(condition, seconds: float, what: str, every: float = 0.05):
@@ -76,7 +85,7 @@ class Fleet:
 
     def __init__(
         self, folder: Path, sizes: list[int], task: Path = TASK,
-        pythons: dict[str, str] | None = None, patience: float = 120,
+        pythons: dict[str, str] | None = None, patience: float = PATIENCE,
     ) -> None:  # fmt: skip
         self.folder, self.task, self.pythons, self.patience = folder, task, pythons or {}, patience
         self.devices = [f"d{index}" for index in range(len(sizes))]
@@ -155,10 +164,10 @@ class Fleet:
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def wait_busy(self, host: str) -> None:
-        wait_until(lambda: self.trainer(host).health()["busy"], 30, f"{host} to train")
+        wait_until(lambda: self.trainer(host).health()["busy"], PATIENCE, f"{host} to train")
 
     def wait_idle(self, host: str) -> None:
-        wait_until(lambda: not self.trainer(host).health()["busy"], 15, f"{host} to stop training")
+        wait_until(lambda: not self.trainer(host).health()["busy"], PATIENCE, f"{host} to stop training")
 
     def task_config(self, round_number: int) -> dict:
         """Return what the round loop sends to the trainers in a round."""

@@ -55,6 +55,7 @@ SHELL = {
     "no_proxy": "", "NO_PROXY": "", "LC_ALL": "C.UTF-8",
 }  # fmt: skip
 AWKWARD = "it's 5 % ;#é"  # a name for a folder
+PATIENCE = 300  # seconds: a wait ends with what it waits for, and the machine may be busy
 
 
 class Played(NamedTuple):
@@ -90,13 +91,13 @@ class Playing:
         """Send what a terminal sends: SIGINT to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def end(self, seconds: float = 400) -> Played:
+    def end(self) -> Played:
         """Wait for its end; a traceback in what it said is an error of every playbook."""
         try:
-            self.process.wait(seconds)
+            self.process.wait(2 * PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"{self.process.args} did not end within {seconds} s:\n{self.text}") from None
+            raise AssertionError(f"{self.process.args} did not end within {2 * PATIENCE} s:\n{self.text}") from None
         text = self.text
         self.log.close()
         assert "Traceback" not in text, text
@@ -193,7 +194,7 @@ class Checkout:
         """End a program without a warning, and wait until its supervisor has started another."""
         old = self.programs()[host, program]
         os.kill(old, signal.SIGKILL)
-        until(lambda: self.programs().get((host, program), old) != old, 30, f"another {program} of {host}")
+        until(lambda: self.programs().get((host, program), old) != old, f"another {program} of {host}")
 
     def trainer(self, host: str) -> dict[str, Any]:
         """Return what a host's trainer says of itself; nothing while it doesn't answer."""
@@ -220,14 +221,14 @@ class Checkout:
         assert len(done) == before + 1 and done[-1]["clients_answered"] == len(self.devices), done
 
     def begin_slow_run(self, experiment: str, **extra: Any) -> Playing:
-        """Start a run whose devices will not be done for a minute; return when they all train."""
-        running = self.begin("run_round", experiment=experiment, rounds=2, fl_config={"seconds": 60}, **extra)
+        """Start a run whose devices will not be done for an hour; return when they all train."""
+        running = self.begin("run_round", experiment=experiment, rounds=2, fl_config={"seconds": 3600}, **extra)
         self.wait_for_training(running)
         return running
 
     def wait_for_training(self, running: Playing) -> None:
         """Wait until all devices train for a run, which must not have ended."""
-        until(lambda: self.busy() == self.devices or running.process.poll() is not None, 90, "training on all devices")
+        until(lambda: self.busy() == self.devices or running.process.poll() is not None, "training on all devices")
         assert running.process.poll() is None, running.text
 
     def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
@@ -290,11 +291,11 @@ def remove_leftovers() -> None:
             remove(folder)
 
 
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
         time.sleep(0.1)
 
 

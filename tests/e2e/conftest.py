@@ -8,8 +8,8 @@ from checkout import GROUPS, Checkout
 
 
 @pytest.fixture(scope="module")
-def garden(request: pytest.FixtureRequest) -> Iterator[Checkout]:
+def checkout(request: pytest.FixtureRequest) -> Iterator[Checkout]:
     """A checkout of the module's own, with a device of each of its GROUPS, in its NAME; nothing is deployed yet."""
     module = request.module
-    with contextlib.closing(Checkout(getattr(module, "GROUPS", GROUPS), getattr(module, "NAME", ""))) as garden:
-        yield garden
+    with contextlib.closing(Checkout(getattr(module, "GROUPS", GROUPS), getattr(module, "NAME", ""))) as checkout:
+        yield checkout

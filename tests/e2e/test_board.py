@@ -33,29 +33,29 @@ esac
 """
 
 
-def variables(garden: Checkout) -> dict[str, str]:
+def variables(checkout: Checkout) -> dict[str, str]:
     """Return what makes a host a board."""
     return {
         "ansible_connection": "ssh", "ansible_host": "10.0.0.2", "ansible_ssh_transfer_method": "piped",
-        "ansible_ssh_executable": str(garden.folder / "bin/ssh"), "fl_python": sys.executable,
+        "ansible_ssh_executable": str(checkout.folder / "bin/ssh"), "fl_python": sys.executable,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def board() -> Iterator[Checkout]:
     """A checkout whose one device is a board."""
-    garden = Checkout({"rpi": "rpi-1"})
+    checkout = Checkout({"rpi": "rpi-1"})
     try:
-        programs = garden.folder / "bin"
+        programs = checkout.folder / "bin"
         programs.mkdir()
         for name, text in {"ssh": SSH, "crontab": CRONTAB}.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
-        garden.set_variables(fl_listen="0.0.0.0", fl_server_host=socket.gethostname())
-        garden.set_variables("rpi", **variables(garden))
-        yield garden
+        checkout.set_variables(fl_listen="0.0.0.0", fl_server_host=socket.gethostname())
+        checkout.set_variables("rpi", **variables(checkout))
+        yield checkout
     finally:
-        garden.close()
+        checkout.close()
 
 
 def test_a_board_starts_by_itself_after_a_reboot_until_it_is_stopped(board):
@@ -71,9 +71,9 @@ def test_a_board_starts_by_itself_after_a_reboot_until_it_is_stopped(board):
     for pid in board.processes():
         if mark in Path(f"/proc/{pid}/environ").read_bytes():
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not board.trainer("rpi-1"), 10, "the trainer to be gone")
+    until(lambda: not board.trainer("rpi-1"), "the trainer to be gone")
     subprocess.run(["sh", "-c", job], cwd="/", env={"PATH": "/usr/bin:/bin"}, check=True)
-    until(lambda: board.trainer("rpi-1").get("ready"), 60, "the trainer to be back")
+    until(lambda: board.trainer("rpi-1").get("ready"), "the trainer to be back")
     board.run("rebooted")
     board.play("playbooks/stop")
     assert "@reboot" not in crontab.read_text() and board.processes() == {}

@@ -14,7 +14,7 @@ import yaml
 
 from boards import ROOT, Rehearsal, ansible, docker, rehearsal
 from engine import needs_engine
-from fleet import wait_until
+from fleet import PATIENCE, wait_until
 from flowerbed import tensors
 
 pytestmark = needs_engine
@@ -199,13 +199,13 @@ def test_a_board_that_is_rebooted_in_a_round_is_left_out_and_comes_back(lab):
     board = "jetson-4gb-1"
     with ThreadPoolExecutor() as pool:
         running = pool.submit(lab.play, "run_round", experiment="rebooted", fl_local_epochs=25)
-        wait_until(lambda: lab.trainer(board).get("busy"), 60, "the board to train", every=0.5)
+        wait_until(lambda: lab.trainer(board).get("busy"), PATIENCE, "the board to train", every=0.5)
         docker("restart", "--time=1", f"{lab.boards.name}-{board}")
         words, _ = running.result()
     assert re.search(
         f"{board} gave no update: (its connection ended.*|the trainer was stopped); it is left out of round 1", words
     )
-    wait_until(lambda: lab.trainer(board).get("ready"), 120, "the board to be back", every=1)  # by itself
+    wait_until(lambda: lab.trainer(board).get("ready"), PATIENCE, "the board to be back", every=1)  # by itself
     lab.play("run_round", experiment="rebooted", fl_wait_clients=60)
     assert [event["clients_answered"] for event in lab.events("rebooted", "round")] == [2, 3]
 
@@ -267,8 +267,8 @@ def test_a_board_that_is_not_reached_is_stopped_when_it_next_is(lab):
 def test_stopped_boards_stay_stopped_after_a_reboot(lab):
     assert not any(lab.play("playbooks/stop")[1].values())
     docker("restart", f"{lab.boards.name}-rpi-1")
-    wait_until(lambda: lab.boards.root("rpi-1", "docker info --format '{{.ContainersRunning}}' || true") == "0", 60,
-               "the board's engine", every=1)  # fmt: skip
+    running = "docker info --format '{{.ContainersRunning}}' || true"
+    wait_until(lambda: lab.boards.root("rpi-1", running) == "0", PATIENCE, "the board's engine", every=1)
 
 
 def test_reset_gives_the_boards_back_with_what_is_their_owners(lab):
@@ -292,4 +292,4 @@ def test_a_server_that_is_left_goes_with_the_rehearsal(lab):
     done = lab.boards.rehearse("-e", "state=absent")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not home.parent.exists() and not (lab.boards.inventory / "hosts.yml").exists()
-    wait_until(lambda: not Path(f"/proc/{supervisor}").exists(), 10, "the supervisor to end")
+    wait_until(lambda: not Path(f"/proc/{supervisor}").exists(), PATIENCE, "the supervisor to end")

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from flowerbed import dataset
 from flowerbed.dataset import DatasetError, config, fashion_mnist, shards, store
@@ -62,6 +61,8 @@ def command(path: str, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def test_the_shards_are_the_data_set_once(tmp_path, write):
+    from sklearn.datasets import load_digits  # takes seconds, which not every test process needs to spend
+
     manifest = run(write())["manifest"]
     images = []
     for host in [*DEVICES, "server"]:

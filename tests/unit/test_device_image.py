@@ -240,8 +240,7 @@ def mirror(tmp_path) -> Iterator[str]:
     PublicRegistry.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), PublicRegistry) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
-        with ThreadingHTTPServer(("127.0.0.1", 0), None) as free:
-            port = free.server_port
+        port = fleet.free_port()
         parent = subprocess.Popen(["sleep", "600"])
         command = [sys.executable, ROLE / "files" / "mirror.py", "127.0.0.1", str(port)]
         command += [f"http://127.0.0.1:{upstream.server_port}", tmp_path, str(parent.pid)]
@@ -252,12 +251,12 @@ def mirror(tmp_path) -> Iterator[str]:
         finally:
             parent.kill()
             parent.wait()
-            assert process.wait(10) == 0  # with its parent
+            assert process.wait(fleet.PATIENCE) == 0  # with its parent
             upstream.shutdown()
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=fleet.PATIENCE) as answer:
         return answer.read()
 
 
@@ -295,14 +294,14 @@ def test_a_download_that_ends_while_it_is_looked_for_is_not_begun_again(tmp_path
 
         def open(self, *_: object) -> Answer:
             self.asked += 1
-            assert may_come.wait(10)
+            assert may_come.wait(fleet.PATIENCE)
             return Answer(b"layer")
 
     def exists_before_the_download_ends(path: Path) -> bool:
         found = exists(path)
         if threading.current_thread() is threading.main_thread():
             may_come.set()
-            first.join(10)
+            first.join(fleet.PATIENCE)
         return found
 
     upstream, digest = Upstream(), f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
@@ -334,4 +333,4 @@ def test_what_the_registry_does_not_have_the_mirror_does_not_have(mirror, path):
 
 def test_a_layer_that_comes_damaged_is_not_kept(mirror, tmp_path):
     assert get(mirror + "me/rpi/blobs/" + DIGEST) == PublicRegistry.layer  # which the engine finds out
-    fleet.wait_until(lambda: not list(tmp_path.glob("sha256-*")), 10, "the layer to be gone")
+    fleet.wait_until(lambda: not list(tmp_path.glob("sha256-*")), fleet.PATIENCE, "the layer to be gone")

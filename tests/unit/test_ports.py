@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import fleet
 from flowerbed.server import ports
 
 
@@ -16,10 +17,8 @@ def listener():
         yield server.getsockname()[1]
 
 
-def test_a_free_port_has_no_problem(listener):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free = server.getsockname()[1]
-    assert ports.problem(f"127.0.0.1:{free}") is None
+def test_a_free_port_has_no_problem():
+    assert ports.problem(f"127.0.0.1:{fleet.free_port()}") is None
 
 
 def test_a_port_in_use_says_by_what(listener):

@@ -32,7 +32,7 @@ def spin(seconds: float) -> str:
 def test_jobs_are_done_one_after_the_other():
     jobs, order = Jobs(), []
     submitted = [jobs.submit(lambda index=index: order.append(index)) for index in range(20)]
-    assert all(job.done.wait(5) for job in submitted)
+    assert all(job.done.wait(fleet.PATIENCE) for job in submitted)
     assert order == list(range(20))
 
 
@@ -44,7 +44,7 @@ def test_a_job_cancelled_at_any_moment_harms_no_other():
         time.sleep(float(random.uniform(0, 0.002)))
         jobs.cancel(job)
         after = jobs.submit(lambda: spin(0))
-        assert after.done.wait(5), "the thread of the jobs has died, or has lost a job"
+        assert after.done.wait(fleet.PATIENCE), "the thread of the jobs has died, or has lost a job"
         assert after.result == "done"
     assert not jobs.busy
 
@@ -57,10 +57,10 @@ def test_a_job_cancelled_while_it_waits_is_never_run_and_keeps_no_thread():
     for job in waiting:
         jobs.cancel(job)
     go.set()
-    assert first.done.wait(5)
-    assert jobs.submit(lambda: None).done.wait(5)
+    assert first.done.wait(fleet.PATIENCE)
+    assert jobs.submit(lambda: None).done.wait(fleet.PATIENCE)
     assert not ran
-    assert all(job.done.wait(1) for job in waiting), "whoever waits for a cancelled job waits for ever"
+    assert all(job.done.wait(fleet.PATIENCE) for job in waiting), "whoever waits for a cancelled job waits for ever"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_no_exception_ends_the_thread(error):
 
     jobs = Jobs()
     job = jobs.submit(fail)
-    assert job.done.wait(5) and job.error is error and type(error).__name__ in job.trace
-    assert jobs.submit(lambda: 3).done.wait(5)
+    assert job.done.wait(fleet.PATIENCE) and job.error is error and type(error).__name__ in job.trace
+    assert jobs.submit(lambda: 3).done.wait(fleet.PATIENCE)
 
 
 def test_a_task_that_catches_every_exception_is_cancelled():
@@ -86,7 +86,7 @@ def test_a_task_that_catches_every_exception_is_cancelled():
 
     jobs = Jobs()
     job = jobs.submit(stubborn)
-    fleet.wait_until(lambda: jobs.busy, 5, "the job to start")
+    fleet.wait_until(lambda: jobs.busy, fleet.PATIENCE, "the job to start")
     jobs.cancel(job)
     assert job.done.is_set() and not jobs.busy and issubclass(Cancelled, BaseException)
 
@@ -101,7 +101,7 @@ def test_a_task_stuck_in_native_code_restarts_the_trainer(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=fleet.ENVIRONMENT, capture_output=True, text=True,
-        timeout=30,
+        timeout=fleet.PATIENCE,
     )  # fmt: skip
     assert done.returncode == 1
     assert "restarting the trainer" in done.stderr and "Traceback" not in done.stderr
@@ -134,7 +134,7 @@ def test_a_task_that_cannot_be_used_is_a_sentence_in_health(tmp_path, task, sent
     worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
     jobs = Jobs()
     job = jobs.submit(worker.warm_up)
-    assert job.done.wait(60)
+    assert job.done.wait(fleet.PATIENCE)
     health = worker.health(jobs.busy)
     assert not health["ready"]
     assert sentence in (health["problem"] or ""), health["problem"]
@@ -224,9 +224,9 @@ def test_a_trainer_ends_quietly_on_a_signal_while_it_starts(tmp_path):
         [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
         env=fleet.ENVIRONMENT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    fleet.wait_until((tmp_path / "s").exists, 20, "the socket")
+    fleet.wait_until((tmp_path / "s").exists, fleet.PATIENCE, "the socket")
     process.send_signal(signal.SIGTERM)
-    assert "Traceback" not in process.communicate(timeout=20)[1]
+    assert "Traceback" not in process.communicate(timeout=fleet.PATIENCE)[1]
     assert process.returncode in (0, -signal.SIGTERM)
 
 
@@ -235,7 +235,7 @@ def test_a_broken_configuration_is_a_sentence(tmp_path, content):
     (tmp_path / "trainer.json").write_text(content)
     done = subprocess.run(
         [sys.executable, "-m", "flowerbed.trainer", str(tmp_path / "trainer.json")],
-        env=fleet.ENVIRONMENT, capture_output=True, text=True, timeout=20,
+        env=fleet.ENVIRONMENT, capture_output=True, text=True, timeout=fleet.PATIENCE,
     )  # fmt: skip
     assert done.returncode == 1
     assert "trainer.json" in done.stderr and "Traceback" not in done.stderr
