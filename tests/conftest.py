@@ -12,12 +12,12 @@ from xdist.workermanage import NodeManager
 NodeManager.EXIT_TIMEOUT = 20
 
 OTHERS = "all other files"
-# The order of files: one that makes the images of boards; what needs none, the longest of it first; then, when the
-# images are there, the others with boards.
+# The order of files: the one that makes the images of boards, which the others with boards wait for; then the longest
+# first, so that the short ones fill the end.
 ORDER = [
     "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "rounds/test_survival.py",
-    "e2e/test_mistakes.py", "rounds/test_rounds.py", "e2e/test_board.py", OTHERS,
-    "rehearsal/test_fleet.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
+    "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rounds/test_rounds.py", "rehearsal/test_molecule.py",
+    "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py", OTHERS,
 ]  # fmt: skip
 
 

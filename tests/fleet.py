@@ -58,10 +58,13 @@ def wait_until(condition, seconds: float, what: str, every: float = 0.05):
 
 
 def start(program: str, config: Path, python: str = sys.executable) -> subprocess.Popen:
-    """Start one of Flowerbed's programs in the folder of its configuration, beside which it logs."""
+    """Start one of Flowerbed's programs in the folder of its configuration, beside which it logs.
+
+    It ends with this process of tests, however that ends.
+    """
     with open(config.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            [python, "-m", f"flowerbed.{program}", str(config)],
+            ["setpriv", "--pdeathsig", "KILL", python, "-m", f"flowerbed.{program}", str(config)],
             cwd=config.parent, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
