@@ -11,8 +11,9 @@ def build_model(config):
     return Sequential(Flatten(), Linear(64, 32), ReLU(), Linear(32, config["classes"]))
 
 
-def load_data(folder, config):  # to train on, and held out: images in 0 to 255, and labels
-    return [[torch.from_numpy(part).to(PROCESSOR) for part in split] for split in shards.read_images(folder)]
+def load_data(folder, config):  # to train on, and held out: images in 0 to 255, and labels; or None
+    splits = shards.read_images(folder)
+    return [split and [torch.from_numpy(part).to(PROCESSOR) for part in split] for split in splits]
 
 
 def train(model, data, config):

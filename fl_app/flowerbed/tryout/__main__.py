@@ -46,7 +46,7 @@ def main(words: list[str] | None = None) -> int:
         try:
             print("\n".join(_try(arguments, folder)))
             return 0
-        except (Refused, RunFailed, TrainerError, DatasetError, OSError) as error:
+        except (Refused, RunFailed, DatasetError, OSError) as error:
             sentence = clean(error, 1000)
         except KeyboardInterrupt:
             return 130
@@ -84,13 +84,20 @@ def _try(arguments: argparse.Namespace, folder: Path) -> list[str]:
     data = place(arguments.data, folder, max(BATCHES * batch, 1), arguments.image_size)
     os.chdir(folder)  # paths in sentences are short
     with trainers(folder, task, data):
-        about = {host: Trainer(f"{host}/{SOCKET}").wait_ready(START_SECONDS) for host in (SERVER, DEVICE)}
+        about = {host: _ready(host) for host in (SERVER, DEVICE)}
         tried = Trial(task, config, data)
         tried.run("resumed")
         tried.run("whole", rounds=2)
         tried.run("resumed")  # with the task's module as if freshly imported, for the other experiment has had it since
     notes = [*data.manifest.get("warnings", []), *about[DEVICE]["warnings"], *tried.differences()]
     return [f"A fleet takes {arguments.task}.", *tried.report(about[DEVICE]), *(f"Note: {note}" for note in notes)]
+
+
+def _ready(host: str) -> dict[str, Any]:
+    try:
+        return Trainer(f"{host}/{SOCKET}").wait_ready(START_SECONDS)
+    except TrainerError as error:
+        raise Refused(f"the trainer of {host} is not ready: {error}") from None
 
 
 def _value(text: str) -> Any:
