@@ -1,7 +1,10 @@
-"""What the README says is so: CI runs its commands, and its variables, sentences, paths and links exist."""
+"""What README and docs say is so: CI runs the commands, and the variables, sentences, paths and links exist."""
 
 import ast
+import html
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +14,15 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"(?s)```console\n(.*?)```", README) for line in block.splitlines()]
-INLINE = re.findall(r"`([^`\n]+)`", README)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n\n".join(page.read_text() for page in PAGES)
+COMMANDS = sorted({line for block in re.findall(r"(?s)```console\n(.*?)```", TEXT) for line in block.splitlines()})
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"(?s)```.*?```", "", TEXT))
 
 
 def table(header: str) -> list[list[str]]:
     """Return the rows of the table whose header row begins with `header`."""
-    rows = README.split(f"| {header} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    rows = TEXT.split(f"| {header} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
@@ -44,7 +49,7 @@ def in_ci(command: str) -> bool:
     program, *arguments = command.split()
     if program == "make":
         steps = re.sub(r"(?m)^\s*#.*", "", (ROOT / ".ci/run").read_text())
-        return re.search(rf"\b(?:step \w+|make) {arguments[0]}\b", steps) is not None
+        return re.search(rf"(?m)\b(?:step \w+|make) {re.escape(' '.join(arguments))}\b", steps) is not None
     tests = [path.read_text() for folder in ("e2e", "rehearsal") for path in (ROOT / "tests" / folder).glob("*.py")]
     if arguments[0] == "-i":
         del arguments[:2]
@@ -57,9 +62,10 @@ def in_ci(command: str) -> bool:
 
 
 LAB = [command for command in COMMANDS if "-i inventory/lab" in command]
+WITHOUT_MAKE = [command for command in COMMANDS if command.startswith("PYTHONPATH=")]
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in LAB])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in LAB + WITHOUT_MAKE])
 def test_ci_runs_the_command(command):
     assert in_ci(command)
 
@@ -73,7 +79,12 @@ def test_a_call_in_a_comment_or_in_text_is_none():
 
 def test_commands_are_found():
     assert {"make demo", "make test", "ansible-playbook deploy.yml"} <= set(COMMANDS) and len(LAB) >= 3
-    assert not in_ci("make clean") and not in_ci("ansible-playbook other.yml") and not in_ci("rm -r runs")
+    assert (
+        not in_ci("make clean")
+        and not in_ci("make try TASK=other.py")
+        and not in_ci("ansible-playbook other.yml")
+        and not in_ci("rm -r runs")
+    )
 
 
 @pytest.mark.parametrize("command", LAB)
@@ -88,6 +99,15 @@ def test_the_labs_commands_can_be_called(command):
         assert done.stdout.count("is still an example") == 2
     else:
         assert done.returncode == 0 and "rpi-3" in done.stdout and "@jetson_4gb" in done.stdout
+
+
+def test_a_task_can_be_tried_without_make():
+    [command] = WITHOUT_MAKE
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, shell=True, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith("A fleet takes docs/my_task.py."), done.stderr
 
 
 def test_every_make_target_exists():
@@ -111,7 +131,7 @@ def test_the_benchmarks_can_be_called(program, wrong, sentence):
     assert sentence in done.stderr
 
 
-@pytest.mark.parametrize(("name", "default"), [(code(row[0]), code(row[1])) for row in table("variable")])
+@pytest.mark.parametrize(("name", "default"), [(code(row[0]), code(row[1])) for row in table("variable | default")])
 def test_a_variable_has_this_default(name, default):
     role = {"fl": "fl", "dataset": "dataset"}[name.partition("_")[0]]
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
@@ -124,7 +144,7 @@ def test_a_variable_has_this_default(name, default):
 
 def test_every_other_variable_exists():
     options = sources("roles/*/meta/argument_specs.yml")
-    names = set(re.findall(r"\b(?:fl|dataset)_[a-z_]+\b(?!/)", README)) - {"fl_app"}
+    names = set(re.findall(r"\b(?:fl|dataset)_[a-z_]+\b(?!/)", TEXT)) - {"fl_app"}
     assert len(names) > 15
     assert [name for name in sorted(names) if f"{name}:" not in options] == []
 
@@ -136,10 +156,74 @@ def test_something_says_this(sentence):
     assert all(part in said for part in parts), parts
 
 
-def test_links_and_paths_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        if not path.startswith("https://"):
+            target = page.parent / path if path else page
+            assert target.is_file(), link
+            headings = re.findall(r"(?m)^#+ (.*)", target.read_text()) if anchor else []
+            assert not anchor or anchor in [re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings]
+
+
+def test_paths_exist():
     ours = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir())
     made = (".flowerbed/", "runs/", "inventory/rehearsal")
     paths = [path for path in INLINE if path.startswith(ours) and not path.startswith(made) and " " not in path]
-    assert {"CONTRIBUTING.md", "docs/architecture.svg"} <= set(links) and len(paths) > 4
-    assert [path for path in links + paths if not list(ROOT.glob(path))] == []
+    assert len(paths) > 4
+    assert [path for path in paths if not list(ROOT.glob(path))] == []
+
+
+def test_every_page_is_linked_from_the_readme_and_its_contents_are_whole():
+    assert len(README.splitlines()) < 250
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in README] == []
+    for page in PAGES:
+        headings = re.findall(r"(?m)^## (.*)", page.read_text())
+        contents = re.findall(r"(?m)^- \[(.*)\]\(#", page.read_text())
+        assert not contents or contents == headings, page
+
+
+def test_the_variables_are_those_of_the_roles():
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_variables; print(make_variables.text(), end='')"],
+        cwd=ROOT / "docs", capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (ROOT / "docs/variables.md").read_text() == made, "python docs/make_variables.py"
+    options = re.findall(r"(?m)^\| `(\w+)`", made)
+    assert len(options) > 80 and {"fl_weight", "dataset_name", "jetson_power_mode"} <= set(options)
+
+
+def test_the_task_in_25_lines_is_the_one_that_is_tried():
+    task = (ROOT / "docs/my_task.py").read_text()
+    assert f"```python\n{task}```" in README
+    assert sum(bool(line.strip()) for line in task.splitlines()) <= 25
+
+
+def test_the_inventory_of_three_boards_is_one(tmp_path):
+    [boards] = re.findall(r"(?s)```yaml\n(all:.*?)```", README)
+    shutil.copytree(ROOT / "inventory/lab", tmp_path / "lab")
+    (tmp_path / "lab/hosts.yml").write_text(boards)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", tmp_path / "lab", "playbooks/preflight.yml"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "because of 1 problem" in done.stdout and "fl_server_host" in done.stdout
+
+
+def test_the_picture_is_what_a_terminal_shows(tmp_path):
+    made, printed = tmp_path / "picture.svg", tmp_path / "printed"
+    printed.write_text("PLAY [all]\n   round   accuracy\n\033[0;32m  1 of 3  <9 %>\033[0m\n\nmetrics: x\nPLAY RECAP\n")
+    subprocess.run([sys.executable, "docs/make_picture.py", made, "cat", printed], cwd=ROOT, check=True)
+    assert "PLAY" not in shown(made) and "1 of 3  <9 %>" in shown(made) and "metrics: x" in shown(made)
+    ours = shown(ROOT / "docs/demo.svg")
+    assert "rounds 1 to 3 are done" in ours and "10/10" in ours and "jetson-4gb-5" in ours
+    callback = sources("p*/callback*/flowerbed.py")
+    assert all(word in callback for word in ("accuracy", "held-out accuracy", "clients"))
+
+
+def shown(path: Path) -> str:
+    """Return the text in an SVG."""
+    return html.unescape(re.sub("<[^>]*>", "", re.sub("(?s)<style>.*?</style>", "", path.read_text()))).replace(
+        "\xa0", " "
+    )
