@@ -17,7 +17,7 @@ OTHERS = "all other files"
 ORDER = [
     "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "rounds/test_survival.py",
     "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rounds/test_rounds.py", "rehearsal/test_molecule.py",
-    "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py", OTHERS,
+    "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py", "unit/test_tryout.py", OTHERS,
 ]  # fmt: skip
 
 

@@ -115,6 +115,7 @@ def test_a_board_that_is_off_is_named_and_stopped_when_it_is_next_reached(board)
     assert board.processes() == {} and owed(board) == {"rpi-1": ""}
 
 
+@pytest.mark.long  # what is owed to a board is kept as in the test above
 def test_a_board_that_is_off_is_reset_when_it_is_next_reached(board):
     off = board.folder / "bin/off"
     board.play("deploy")

@@ -65,6 +65,7 @@ def test_a_run_says_what_it_cannot_change(checkout):
     assert not (checkout.folder / "runs/refused").exists()
 
 
+@pytest.mark.long  # each of its deployments starts all trainers anew
 def test_a_failure_of_all_trainers_is_said_once(checkout):
     task = checkout.folder / "test_task.py"
     original = task.read_text()

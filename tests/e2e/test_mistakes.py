@@ -36,12 +36,14 @@ def test_weights_and_a_task_that_make_no_sense_are_refused_before_anything_happe
     assert "- fl_task on the command line is half_task.py, which lacks evaluate:" in words
     words = refused(checkout, "run_round", fl_weight=0)
     assert "because of 1 problem: - fl_weight on the command line is 0 for every device: give at least one" in words
-    checkout.set_variables("rpi", fl_weight=0.5)
+    checkout.set_variables("rpi", fl_weight="examples")
+    checkout.set_variables("jetson_4gb", fl_weight=0.5)
     try:
         words = refused(checkout, "run_round")
     finally:
         checkout.set_variables("rpi")
-    assert "rpi-1: fl_weight in inventory/local/group_vars/rpi.yml:3 gives a number, while" in words
+        checkout.set_variables("jetson_4gb")
+    assert "rpi-1: fl_weight in inventory/local/group_vars/rpi.yml:3 gives no number, while" in words
     assert checkout.programs() == before
 
 
