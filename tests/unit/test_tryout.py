@@ -100,37 +100,42 @@ def load_data(folder, config):
 
 
 @pytest.mark.parametrize(
-    ("code", "sentence"),
+    ("code", "sentence"),  # long: what the tests of trainers and rounds find, too
     [
-        (
+        pytest.param(
             'open("labels.txt")',
             "the task file app/task.py does not import: FileNotFoundError: [Errno 2] No such file or directory: "
             "'labels.txt'",
+            id="a file beside it", marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "_build = build_model\ndef build_model(config):\n    return _build(config).to(torch.bfloat16)",
             "the server's trainer made no model: tensor features.0.weight of the task's model has type bfloat16, which "
             "can be neither sent nor saved: use another, such as float32",
+            id="a type", marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             'def train(model, data, config):\n    return {"loss": 1.0, "accuracy": 55}',
             "device gave no update: train of the task returned accuracy = 55, which is not a share, from 0 to 1",
+            id="no share", marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "_train = train\ndef train(model, data, config):\n    metrics = _train(model, data, config)\n"
             "    next(model.parameters()).data.fill_(float('nan'))\n    return metrics",
             "device sent an update with NaN or infinite values (as float32) in features.0.weight",
+            id="not finite", marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             'import os\ndef train(model, data, config):\n    print("it is full")\n    os._exit(3)',
             "device gave no update: the trainer died during train",
+            id="death",
         ),
-        (
+        pytest.param(
             "def evaluate(model, data, config):\n    return {}['loss']",
             "device gave no score: evaluate of the task failed: KeyError: 'loss'; round 1 goes on without it",
+            id="evaluate",
         ),
     ],
-    ids=["a file beside it", "a type", "no share", "not finite", "death", "evaluate"],
 )  # fmt: skip
 def test_what_a_fleet_refuses_is_said_as_a_fleet_says_it(tryout, tmp_path, code, sentence):
     task = changed(tmp_path, code)
