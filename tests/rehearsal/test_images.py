@@ -23,7 +23,7 @@ pytestmark = needs_engine
 BOARDS = ["rpi-1", "jetson-4gb-1"]
 MB = 1_000_000
 SERVER, REGISTRY = "172.30.96.1", "172.30.96.2"
-PLAYBOOK = "roles/device_image/molecule/default/converge"
+PLAYBOOK = "tests/rehearsal/playbooks/bring"
 TASK = "Pull images, which may take minutes"
 
 
@@ -71,7 +71,7 @@ def lab() -> Iterator[Lab]:
         done, words = lab.bring()
         assert done.returncode == 0, words
         yield lab
-        boards.play("roles/device_image/molecule/default/reset")
+        boards.play("tests/rehearsal/playbooks/give_back")
     assert not (ROOT / ".flowerbed" / boards.name / "images").exists()
 
 
@@ -230,9 +230,9 @@ def test_a_board_without_room(lab):
 def test_reset_removes_what_was_brought_and_nothing_else(lab):
     lab.registry.publish("test/owners:1", layers=1, size=MB)
     lab.boards.root("jetson-4gb-1", "docker pull test/owners:1")
-    done = lab.boards.play("roles/device_image/molecule/default/reset")
+    done = lab.boards.play("tests/rehearsal/playbooks/give_back")
     assert done.returncode == 0, done.stdout
     assert lab.boards.root("rpi-1", "docker images --quiet") == ""
     left = lab.boards.root("jetson-4gb-1", "docker images --format '{{.Repository}}'").split()
     assert sorted(left) == ["test/given", "test/owners"]
-    assert not re.search(r"changed=[1-9]", lab.boards.play("roles/device_image/molecule/default/reset").stdout)
+    assert not re.search(r"changed=[1-9]", lab.boards.play("tests/rehearsal/playbooks/give_back").stdout)
