@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
 	@echo 'make stop    stop those clients and their server'
 	@echo 'make try     try a task without a fleet: TASK=task.py DATA=digits CONFIG="batch_size=8" (fl_app/flowerbed/tryout)'
-	@echo 'make test    run the tests (ARGS="tests/unit -k weights" for some of them)'
+	@echo 'make test    run the tests but those that take minutes (ARGS=--long for all, ARGS="tests/unit -k weights" for some)'
 	@echo 'make test-all  run all of them, and fail for each that this machine lacks something for, such as a Docker engine'
 	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
 	@echo 'make test-gpu  train twice with one seed on the GPU of this machine; on=cpu tries the check itself without one'
