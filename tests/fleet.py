@@ -37,7 +37,7 @@ def shard(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def free_port() -> int:
     """Return a port that this process of tests keeps for itself: no other gets it, nor does the kernel give it away."""
-    for port in range(10_000, 20_000):  # below the kernel's own choices, and those of inventory/local
+    for port in range(10_000, 12_000):  # below the kernel's own choices, and those of inventories
         kept, probe = socket.socket(socket.AF_UNIX), socket.socket()
         with contextlib.suppress(OSError), probe:
             kept.bind(f"\0flowerbed-test-port-{port}")

@@ -30,8 +30,8 @@ def molecule(scenario: str, folder: Path) -> subprocess.Popen:
         )
 
 
-@pytest.mark.parametrize(
-    "scenario", [pytest.param(name, marks=needs_engine if on_boards(name) else ()) for name in SCENARIOS]
+@pytest.mark.parametrize(  # without boards, it does what tests/e2e does, too
+    "scenario", [pytest.param(name, marks=needs_engine if on_boards(name) else pytest.mark.long) for name in SCENARIOS]
 )
 def test_scenario(scenario, tmp_path):
     if on_boards(scenario):
