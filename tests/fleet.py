@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerbed.client.trainer import Trainer
-from flowerbed.server import control
+from flowerbed import server_socket
 from flowerbed.trainer.task import task_hash
+from flowerbed.trainer_socket import TrainerSocket
 
 APP = Path(__file__).parents[1] / "fl_app"
 TASK = APP / "task.py"
 SHAPE, CLASSES = (8, 8, 1), 4
 PATIENCE = 120  # seconds: a wait ends with what it waits for, and the machine may be busy
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(APP)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(APP), os.environ.get("PYTHONPATH", "")])}
 _KEPT: list[socket.socket] = []
 
 
@@ -126,10 +126,10 @@ class Fleet:
                     self.processes[host, part] = start(part, self.folder / host / f"{part}.json", python)
         for host in ["server", *self.devices]:
             self.trainer(host).wait_ready(self.patience)
-        control.status(str(self.folder / "server/control.sock"), self.devices, self.patience)
+        server_socket.status(str(self.folder / "server/control.sock"), self.devices, self.patience)
 
-    def trainer(self, host: str) -> Trainer:
-        return Trainer(str(self.folder / host / "trainer.sock"))
+    def trainer(self, host: str) -> TrainerSocket:
+        return TrainerSocket(str(self.folder / host / "trainer.sock"))
 
     def signal(self, host: str, part: str, number: int = signal.SIGKILL) -> None:
         self.processes[host, part].send_signal(number)
@@ -151,7 +151,7 @@ class Fleet:
         run = self.folder / f"{experiment}.json"
         run.write_text(json.dumps(self.config(experiment, **changes)))
         return subprocess.Popen(
-            [sys.executable, "-m", "flowerbed.run", str(run)],
+            [sys.executable, "-m", "flowerbed.submit", str(run)],
             env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 
-from flowerbed.client.trainer import Trainer, TrainerError
+from flowerbed import server_socket
+from flowerbed.trainer_socket import TrainerError, TrainerSocket
 
 
 def main() -> None:
@@ -25,14 +26,12 @@ def main() -> None:
             config = json.load(file)
         os.chdir(os.path.dirname(os.path.abspath(options.config)))
         if options.server:
-            from flowerbed.server import control
-
             devices = [name for name in config["devices"] if name not in options.without]
-            state = control.status(config["control"], devices, options.wait_devices)
+            state = server_socket.status(config["control"], devices, options.wait_devices)
         elif options.wait is not None:
-            state = Trainer(config["socket"]).wait_ready(options.wait, again=True)
+            state = TrainerSocket(config["socket"]).wait_ready(options.wait, again=True)
         else:
-            state = Trainer(config["socket"]).health()
+            state = TrainerSocket(config["socket"]).health()
     except (OSError, TrainerError) as error:
         sys.exit(str(error))
     except (ValueError, KeyError, TypeError) as error:

@@ -79,7 +79,7 @@ def board(pythons, tmp_path_factory):
     ("part", "modules"),
     [
         ("trainer", "flowerbed.trainer.worker, task, torch"),
-        ("client", "flowerbed.client.stream, flowerbed.client_app, flwr"),
+        ("client", "flowerbed.link.stream.device, flowerbed.link.superlink.client_app, flwr"),
     ],
 )
 def test_imports(pythons, part, modules):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from flowerbed import tensors
-from flowerbed.client.trainer import Trainer, TrainerError
+from flowerbed.trainer_socket import TrainerError, TrainerSocket
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -199,7 +199,7 @@ class Checkout:
     def trainer(self, host: str) -> dict[str, Any]:
         """Return what a host's trainer says of itself; nothing while it doesn't answer."""
         try:
-            return Trainer(str(self.home(host) / "trainer.sock")).health()
+            return TrainerSocket(str(self.home(host) / "trainer.sock")).health()
         except TrainerError:
             return {}
 

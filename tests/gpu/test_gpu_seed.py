@@ -12,7 +12,7 @@ import torch
 
 import fleet
 from flowerbed import tensors
-from flowerbed.client.trainer import Trainer
+from flowerbed.trainer_socket import TrainerSocket
 
 PROCESSOR = os.environ.get("FLOWERBED_GPU_CHECK_ON", "cuda")
 CONFIG = {"channels": 3, "classes": 10, "batch_size": 32, "local_epochs": 1, "learning_rate": 0.001}
@@ -28,7 +28,7 @@ def trained(folder, seed):
     config = {"name": "d0", "socket": "trainer.sock", "task": str(fleet.TASK), "data": "data", "threads": 1}
     (folder / "trainer.json").write_text(json.dumps(config))
     with fleet.running("trainer", folder / "trainer.json"):
-        trainer = Trainer(str(folder / "trainer.sock"))
+        trainer = TrainerSocket(str(folder / "trainer.sock"))
         assert trainer.wait_ready(120)["device"] == PROCESSOR
         state, _ = trainer.call("initial", b"", {**CONFIG, "seed": seed})
         for number in (1, 2, 3, 4):

@@ -9,8 +9,8 @@ import pytest
 import fleet
 import images
 from flowerbed import tensors
-from flowerbed.client.trainer import TrainerError
 from flowerbed.rounds import checkpoint as checkpoints
+from flowerbed.trainer_socket import TrainerError
 
 # The default task; what a device does besides is read from a file in its folder, at every call.
 TASK = (

@@ -8,24 +8,22 @@ import subprocess
 import sys
 import threading
 
-import grpc
 import numpy as np
 import pytest
-from flwr.proto.transport_pb2 import ClientMessage, Code, Parameters, Scalar, Status
-from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 import fleet
+from device import Device
 from disk import full_disk
-from flowerbed import tensors
-from flowerbed.client.stream import CHANNEL_OPTIONS
-from flowerbed.client.trainer import TrainerError
-from flowerbed.link.stream import StreamGrid
+from flowerbed import server_socket, tensors
+from flowerbed.link.stream import wire
+from flowerbed.link.stream.grid import StreamGrid
+from flowerbed.parts import split
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds import evaluator as evaluators
 from flowerbed.rounds import lock
 from flowerbed.rounds.config import RunConfig, RunFailed
 from flowerbed.rounds.loop import run_rounds
-from flowerbed.server import control
+from flowerbed.trainer_socket import TrainerError
 
 # The default task, held up as long as a file of that name lies in the device's folder: `train-2` holds up round 2. Once
 # it is, there is a file held-up. A file that says `deaf` holds it up where Python cannot be interrupted.
@@ -105,7 +103,7 @@ def model(folder, number):
 
 
 def status(pair):
-    return control.status(str(pair.folder / "server/control.sock"), pair.devices)
+    return server_socket.status(str(pair.folder / "server/control.sock"), pair.devices)
 
 
 def wait_free(pair):
@@ -219,7 +217,7 @@ def test_a_run_ends_with_the_process_that_started_it(pair):
     path = pair.folder / "orphan.json"
     path.write_text(json.dumps(pair.config("orphan")))
     parent = subprocess.Popen(
-        ["sh", "-c", f"{sys.executable} -m flowerbed.run {path}; true"], stderr=subprocess.PIPE, text=True,
+        ["sh", "-c", f"{sys.executable} -m flowerbed.submit {path}; true"], stderr=subprocess.PIPE, text=True,
         env=fleet.ENVIRONMENT,
     )  # fmt: skip
     pair.wait_busy("d0")
@@ -378,54 +376,22 @@ LIES = {
 }  # fmt: skip
 
 
-class Liar:
-    """A client on the real stream, under the name d1, that answers every request to train with one lie.
+def liar(pair, lie, score, *about):
+    """Return a device on the real stream, under the name d1, that answers every request to train with one lie.
 
     `about` is what it says of itself, each time it is asked, the last of it again and again.
     """
+    about = list(about) or [{}]
 
-    def __init__(self, pair, lie, score, *about):
-        self._lie, self._score = lie, score
-        self._about = list(about) or [{}]
-        self._channel = grpc.insecure_channel(pair.address, options=CHANNEL_OPTIONS)
-        self._stub = FlowerServiceStub(self._channel)
-        self._answers = []
-        self._changed = threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+    def answer(message):
+        words, packed = score, b""
+        if message.kind == "query":
+            words = {"name": "d1", "ready": True, "problem": None} | (about.pop(0) if len(about) > 1 else about[0])
+        elif message.kind == "train":
+            packed, words = lie(b"".join(message.tensors))
+        return wire.write(wire.Message(message.id, message.kind, words, split(packed)))
 
-    def _outgoing(self):
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._answers)
-                yield self._answers.pop(0)
-
-    def _work(self):
-        try:
-            for message in self._stub.Join(self._outgoing(), wait_for_ready=True):
-                with self._changed:
-                    self._answers.append(self._answer(message))
-                    self._changed.notify()
-        except grpc.RpcError:
-            return
-
-    def _answer(self, message):
-        ok = Status(code=Code.OK)
-        kind = message.WhichOneof("msg")
-        if kind == "get_properties_ins":
-            about = self._about.pop(0) if len(self._about) > 1 else self._about[0]
-            values = {"name": "d1", "ready": True, "problem": None} | about
-            properties = {"json": Scalar(string=json.dumps(values))}
-            return ClientMessage(get_properties_res=ClientMessage.GetPropertiesRes(status=ok, properties=properties))
-        if kind == "evaluate_ins":
-            metrics = {"json": Scalar(string=json.dumps(self._score))}
-            return ClientMessage(evaluate_res=ClientMessage.EvaluateRes(status=ok, metrics=metrics))
-        tensors_, values = self._lie(b"".join(message.fit_ins.parameters.tensors))
-        return ClientMessage(fit_res=ClientMessage.FitRes(
-            status=ok, parameters=Parameters(tensors=[tensors_]), metrics={"json": Scalar(string=json.dumps(values))}
-        ))  # fmt: skip
-
-    def stop(self):
-        self._channel.close()
+    return Device(pair.address, "d1", answer)
 
 
 SCORE = {"loss": 1.0, "accuracy": 0.5, "examples": 20, "seconds_evaluate": 0.1}
@@ -439,12 +405,9 @@ FALSE_SCORES = {
 def run_with_liar(pair, experiment, lie, score, *about, **changes):
     pair.signal("d1", "client")
     fleet.wait_until(lambda: not status(pair)["devices"]["d1"]["connected"], 10, "d1 to be gone")
-    liar = Liar(pair, lie, score, *about)
-    try:
+    with liar(pair, lie, score, *about):
         fleet.wait_until(lambda: status(pair)["devices"]["d1"]["connected"], 10, "the liar to be in")
         assert pair.run(experiment, **changes)[0] == 0
-    finally:
-        liar.stop()
 
 
 @pytest.mark.parametrize("name", LIES)
@@ -506,7 +469,7 @@ def test_a_device_whose_trainer_is_another_now_is_checked_anew_before_its_update
 
     experiment = f"another {'-'.join(after)} {after['tried']}"
     before = {"tried": 1.0, "classes": CLASSES}
-    run_with_liar(pair, experiment, retrained, SCORE | {"tried": 2.0}, before, before, before | after)
+    run_with_liar(pair, experiment, retrained, SCORE | {"tried": 2.0}, before, before | after)
     event = pair.events(experiment, "device")[1]
     assert event["status"] == ("failed" if sentence else "ok"), event
     assert sentence is None or sentence in event["reason"]
@@ -515,10 +478,10 @@ def test_a_device_whose_trainer_is_another_now_is_checked_anew_before_its_update
 def test_what_a_device_says_is_bounded_and_forges_nothing(pair, capfd):
     """Its words go to the terminal, the run's log and its events, and no further than a line each."""
     escape = "\x1b[2J\nrounds 1 to 99 are done\n"
-    loud = escape + "x" * 3_500_000
+    loud = escape + "x" * 20_000
 
     def shout(packed):
-        return b"", {"error": loud, "trace": [escape * 100] * 30 + ["    indented"], escape: escape}
+        return b"", {"error": loud, "trace": [escape * 10] * 30 + ["    indented"], escape: escape}
 
     before = (pair.folder / "server/server.log").stat().st_size
     about = {"python": escape * 1000, "torch": escape, "facts": {"image": escape}, "classes": [escape], "tried": escape}

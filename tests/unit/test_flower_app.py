@@ -24,7 +24,8 @@ def test_flwr_build_accepts_it(tmp_path):
     assert built.returncode == 0, built.stdout + built.stderr
     [bundle] = tmp_path.rglob("*.fab")
     with zipfile.ZipFile(bundle) as archive:
-        assert {"pyproject.toml", "flowerbed/server_app.py", "flowerbed/client_app.py"} <= set(archive.namelist())
+        link = "flowerbed/link/superlink"
+        assert {"pyproject.toml", f"{link}/server_app.py", f"{link}/client_app.py"} <= set(archive.namelist())
 
 
 @needs_superlink
@@ -34,7 +35,8 @@ def test_a_clientapp_starts_without_what_only_a_supernode_needs():
     def start(**environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
 
-    plain, ours = start(PYTHONPATH=""), start(PYTHONPATH=str(APP))
+    # Which a device has as app/sitecustomize.py
+    plain, ours = start(PYTHONPATH=""), start(PYTHONPATH=str(APP / "flowerbed/link/superlink"))
     assert ours.stdout == plain.stdout and "--runtime-api-address" in ours.stdout
     assert "sqlalchemy" in plain.stderr and "sqlalchemy" not in ours.stderr
 
@@ -52,7 +54,7 @@ class _NoRuns(BaseHTTPRequestHandler):
 
 @needs_superlink
 def test_a_proxy_for_downloads_is_not_asked_for_the_superlink(monkeypatch):
-    from flowerbed import client_app
+    from flowerbed.link.superlink import client_app
 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
     with HTTPServer(("127.0.0.1", 0), _NoRuns) as superlink:

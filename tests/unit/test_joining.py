@@ -6,7 +6,7 @@ import uuid
 
 from flwr.app import Error, Message
 
-import flowerbed.link.stream  # noqa: F401 - lets messages be made outside of a run of Flower's
+import flowerbed.link.stream.grid  # noqa: F401 - lets messages be made outside of a run of Flower's
 from flowerbed.link.content import make_content
 from flowerbed.rounds import loop
 from flowerbed.rounds.config import RunConfig

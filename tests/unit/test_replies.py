@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
+import flowerbed.link.stream.grid  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed import tensors
 from flowerbed.rounds import replies, sound
 from flowerbed.rounds.config import RunFailed
@@ -33,7 +33,7 @@ BUFFERS = {"bn.running_var", "bn.num_batches_tracked", "mask", "seen"}
 def sent(**changes):
     """Return what comes of an update that is the model but for `changes`, with dots for __."""
     state = {**MODEL, **{name.replace("__", "."): array for name, array in changes.items()}}
-    return replies.update("d1", Reply(tensors.pack(state), {}, None, 0.1), LATER, TYPES)
+    return replies.update(Reply("d1", tensors.pack(state), {}, None, 0.1), LATER, TYPES)
 
 
 def test_an_update_comes_in_the_model_s_own_types_whatever_it_was_sent_in():
@@ -94,8 +94,8 @@ def test_what_can_be_squared_is_no_fault(largest):
 
 def test_a_model_may_be_marked_by_nan_where_every_update_is():
     model = {"unset": np.array([np.nan, 1], np.float32)}
-    reply = Reply(tensors.pack(model), {}, None, 0.1)
-    assert np.isnan(replies.update("d1", reply, model, {"unset": np.dtype("float32")})["unset"][0])
+    reply = Reply("d1", tensors.pack(model), {}, None, 0.1)
+    assert np.isnan(replies.update(reply, model, {"unset": np.dtype("float32")})["unset"][0])
 
 
 def aggregate(name, updates, model=MODEL, arguments=None, losses=None):
@@ -176,7 +176,7 @@ def test_the_order_in_which_a_device_sends_its_tensors_changes_nothing(name):
     for order in (list, reversed):
         updates = [{key: model[key] + index for key in order(model)} for index in range(4)]
         read = [
-            replies.update("d1", Reply(tensors.pack(update), {}, None, 0.1), model, types) for update in updates[:3]
+            replies.update(Reply("d1", tensors.pack(update), {}, None, 0.1), model, types) for update in updates[:3]
         ]
         made.append(aggregate(name, [*read, updates[3]], model, arguments)[0])
     for key in model:
@@ -193,18 +193,18 @@ def test_an_accuracy_that_is_no_share_is_refused_by_name(check, accuracy):
     with pytest.raises(
         ValueError, match=rf"d1 sent accuracy = {re.escape(f'{accuracy:g}')}, but accuracy is a share, from 0 to 1"
     ):
-        check("d1", Reply(b"", {**MEASURED, "accuracy": accuracy}, None, 0.1))
+        check(Reply("d1", b"", {**MEASURED, "accuracy": accuracy}, None, 0.1))
 
 
 def test_a_mean_of_ones_in_single_precision_is_one():
-    assert replies.scored("d1", Reply(b"", {**MEASURED, "accuracy": 1.0000001}, None, 0.1))["accuracy"] == 1
+    assert replies.scored(Reply("d1", b"", {**MEASURED, "accuracy": 1.0000001}, None, 0.1))["accuracy"] == 1
 
 
 def test_a_trainer_that_says_that_a_loss_is_nan_speaks_of_divergence_too():
     with pytest.raises(worker.Refused) as refused:
         worker._number("train", "loss", float("nan"))
     with pytest.raises(replies.Unsound, match="d1 gave no update: train of the task returned loss = nan"):
-        replies.trained("d1", Reply(b"", {}, str(refused.value), 0.1))
+        replies.trained(Reply("d1", b"", {}, str(refused.value), 0.1))
     with pytest.raises(ValueError) as failed:
-        replies.trained("d1", Reply(b"", {}, "the sensor is unplugged", 0.1))
+        replies.trained(Reply("d1", b"", {}, "the sensor is unplugged", 0.1))
     assert not isinstance(failed.value, replies.Unsound)

@@ -75,7 +75,7 @@ def device_files() -> set[Path]:
     started.add(re.search(r'(?m)^clientapp = "([\w.]+):', (APP / "pyproject.toml").read_text())[1])
     programs = [APP.joinpath(*name.split("."), "__main__.py") for name in started]
     files = {path for name in started for path in module_files(name)} | set(filter(Path.is_file, programs))
-    return reached(files | {APP / "task.py", APP / "sitecustomize.py"})
+    return reached(files | {APP / "task.py", APP / "flowerbed/link/superlink/sitecustomize.py"})
 
 
 def packages(files: set[Path]) -> set[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
+import flowerbed.link.stream.grid  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed.rounds import weights
 from flowerbed.rounds.config import RunFailed
 from flowerbed.rounds.strategy import Aggregation, names

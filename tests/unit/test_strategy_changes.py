@@ -10,7 +10,7 @@ import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
 
-import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
+import flowerbed.link.stream.grid  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed import tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ pytestmark = needs_superlink
 
 
 def begin(file) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "flowerbed.server.database", file], env=fleet.ENVIRONMENT)
+    return subprocess.Popen([sys.executable, "-m", "flowerbed.link.superlink.database", file], env=fleet.ENVIRONMENT)
 
 
 def test_a_database_whose_making_was_cut_short_is_made_anew_and_a_whole_one_kept(tmp_path):

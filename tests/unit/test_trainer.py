@@ -12,7 +12,7 @@ import pytest
 
 import fleet
 from flowerbed import tensors
-from flowerbed.client.trainer import Trainer, TrainerError
+from flowerbed.trainer_socket import TrainerError, TrainerSocket
 from flowerbed.unix_http import UnixConnection
 
 # The default task, with a few ways to go wrong, chosen by the request's configuration.
@@ -77,13 +77,13 @@ def home(tmp_path_factory):
     for split, (x, y) in {"train": fleet.shard(0, 60), "heldout": fleet.shard(1, 20)}.items():
         np.savez(folder / "data" / f"{split}.npz", x=x, y=y)
     with running(folder):
-        Trainer(str(folder / "trainer.sock")).wait_ready(120)
+        TrainerSocket(str(folder / "trainer.sock")).wait_ready(120)
         yield folder
 
 
 @pytest.fixture
 def trainer(home):
-    client = Trainer(str(home / "trainer.sock"))
+    client = TrainerSocket(str(home / "trainer.sock"))
     yield client
     assert client.health()["ready"], "the trainer must outlive every request"
 
@@ -184,7 +184,7 @@ def test_a_crash_in_the_task_is_told_and_the_trainer_goes_on(trainer, behaviour,
 
 
 def test_closing_the_connection_cancels_the_job(trainer):
-    state, impatient = initial(trainer), Trainer(trainer.path)
+    state, impatient = initial(trainer), TrainerSocket(trainer.path)
     caller = threading.Thread(
         target=lambda: pytest.raises(TrainerError, impatient.call, "train", state, {**CONFIG, "behaviour": "slow"})
     )
@@ -199,7 +199,7 @@ def test_closing_the_connection_cancels_the_job(trainer):
 def test_a_trainer_that_dies_is_a_sentence(home, tmp_path):
     (tmp_path / "data").symlink_to(home / "data")
     with running(tmp_path) as process:
-        trainer = Trainer(str(tmp_path / "trainer.sock"))
+        trainer = TrainerSocket(str(tmp_path / "trainer.sock"))
         trainer.wait_ready(120)
         state = initial(trainer)
         with pytest.raises(TrainerError, match="the trainer died during train"):
@@ -227,7 +227,7 @@ def test_a_trainer_that_dies_is_a_sentence(home, tmp_path):
 def test_a_task_or_data_that_cannot_be_used_is_told_by_health(home, tmp_path, task, data, sentence):
     (tmp_path / "data").symlink_to(home / "data")
     with running(tmp_path, task, data=data):
-        trainer = Trainer(str(tmp_path / "trainer.sock"))
+        trainer = TrainerSocket(str(tmp_path / "trainer.sock"))
         with pytest.raises(TrainerError, match=sentence):
             trainer.wait_ready(120)
         with pytest.raises(TrainerError, match=sentence):
@@ -236,7 +236,7 @@ def test_a_task_or_data_that_cannot_be_used_is_told_by_health(home, tmp_path, ta
 
 def test_whoever_waits_for_a_trainer_is_not_told_of_what_has_been_put_right(home, tmp_path):
     with running(tmp_path):
-        trainer = Trainer(str(tmp_path / "trainer.sock"))
+        trainer = TrainerSocket(str(tmp_path / "trainer.sock"))
         with pytest.raises(TrainerError, match="the data folder data is missing"):
             trainer.wait_ready(120)
         with pytest.raises(TrainerError, match="the data folder data is missing"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import flowerbed.link.stream  # noqa: F401 - it tells Flower whose messages these are
+import flowerbed.link.stream.grid  # noqa: F401 - it tells Flower whose messages these are
 from flowerbed import tensors
 from flowerbed.rounds.strategy import Aggregation
 from flowerbed.trainer.worker import Refused, Worker

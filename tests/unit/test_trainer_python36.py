@@ -10,7 +10,7 @@ import pytest
 
 import fleet
 from flowerbed import tensors
-from flowerbed.client.trainer import Trainer
+from flowerbed.trainer_socket import TrainerSocket
 
 CACHE = Path(__file__).parents[2] / ".cache" / "python36"
 PINS = ["numpy==1.19.5", "typing-extensions==4.1.1", "dataclasses==0.8", "torch==1.10.2"]
@@ -51,7 +51,7 @@ def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
     config = {"name": "jetson", "socket": "trainer.sock", "task": str(fleet.TASK), "data": "data", "slots": "slots"}
     (tmp_path / "trainer.json").write_text(json.dumps(config))
     with fleet.running("trainer", tmp_path / "trainer.json", python36) as process:
-        trainer = Trainer(str(tmp_path / "trainer.sock"))
+        trainer = TrainerSocket(str(tmp_path / "trainer.sock"))
         fleet.wait_until(lambda: (tmp_path / "trainer.sock").exists() or process.poll() is not None, 60, "the socket")
         assert process.poll() is None, (tmp_path / "trainer.log").read_text()
         health = trainer.wait_ready(120)

@@ -1,45 +1,66 @@
-"""The stream's messages: tensors in parts, and whatever a stranger may send."""
+"""The stream's messages: words and tensors in parts, and whatever else may come instead."""
 
+import json
 import random
 
 import pytest
-from flwr.proto.transport_pb2 import ClientMessage
 
-from flowerbed.link import wire
-from flowerbed.parts import PART, split
+from flowerbed.link.stream import wire
+from flowerbed.parts import PART, Parts, split
 
 SIZES = [0, 1, PART, PART + 1, 3 * PART + 5]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", [wire.TRAIN, wire.EVALUATE])
-def test_a_request_arrives_whole_in_small_messages(kind, size):
-    data = random.Random(size).randbytes(size)
-    request = wire.Request(kind, split(data), {"round": 3})
-    messages = list(wire.write_request(request))
-    assert not request.packed and max(map(len, messages)) < PART + 200
-    for _, got in zip(range(2), wire.read_requests(messages * 2), strict=True):  # nothing of one is in the next
-        assert (got.kind, b"".join(got.packed), got.config) == (kind, data, {"round": 3})
+def header(**changes) -> bytes:
+    return json.dumps({"id": 1, "kind": "train", "words": 0, "tensors": 0} | changes).encode()
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_answer_arrives_whole_in_small_messages(size):
+def test_a_message_arrives_whole_in_small_parts(size):
     data = random.Random(size).randbytes(size)
-    answers = [wire.Answer(wire.TRAIN, split(data), {"loss": 1.0}), wire.Answer(wire.EVALUATE, values={"loss": 2.0})]
-    messages = list(wire.write_answers(answers))
-    assert not answers[0].packed and max(map(len, messages)) < PART + 200
-    first, second = wire.read_answers(messages)
-    assert (first.kind, b"".join(first.packed), first.values) == (wire.TRAIN, data, {"loss": 1.0})
-    assert (second.kind, second.values) == (wire.EVALUATE, {"loss": 2.0})
+    words = {"round": 3, "names": ["é" * size]}
+    message = wire.Message(7, wire.TRAIN, words, split(data))
+    parts = list(wire.write(message))
+    assert not message.tensors and max(map(len, parts)) <= PART
+    for got in wire.read(parts * 2):  # nothing of one is in the next
+        assert (got.id, got.kind, got.words, b"".join(got.tensors)) == (7, wire.TRAIN, words, data)
 
 
-def test_an_answer_without_an_end_is_given_up(monkeypatch):
-    monkeypatch.setattr(wire, "MAX_TENSORS", 10 * PART)
-    part = ClientMessage(fit_res=ClientMessage.FitRes(parameters={"tensors": [bytes(PART)]})).SerializeToString()
-    good = list(wire.write_answers([wire.Answer(wire.TRAIN, split(b"update"), {})]))
-    given_up, after = wire.read_answers([part] * 10 + good)
-    assert given_up == wire.Answer("") and (after.kind, b"".join(after.packed)) == (wire.TRAIN, b"update")
+def test_one_body_goes_to_many():
+    body = wire.body({"round": 1}, bytes(PART + 3))
+    got = list(wire.read([part for number in range(3) for part in body.headed(number, wire.EVALUATE)]))
+    assert [message.id for message in got] == [0, 1, 2]
+    assert all(message.words == {"round": 1} and sum(map(len, message.tensors)) == PART + 3 for message in got)
 
 
-def test_bytes_that_are_no_answer_are_none():
-    assert list(wire.read_answers([b"\xff\xff", b""])) == [wire.Answer("")] * 2
+def test_what_is_not_kept_is_read_and_let_go():
+    reader = wire.Reader(lambda header: header.id == 2)
+    parts = [part for number in (1, 2) for part in wire.write(wire.Message(number, wire.TRAIN, 1, split(b"update")))]
+    got = [message for message in map(reader.feed, parts) if message is not None]
+    assert [(message.id, b"".join(message.tensors)) for message in got] == [(2, b"update")]
+
+
+def test_empty_parts_are_not_sent():
+    assert len(list(wire.write(wire.Message(1, wire.TRAIN, None, Parts([b"", b"a", b""]))))) == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xfe", b"5", b"[]", b"{}", b"null", b"[" * 1000, header(words=-1), header(tensors=1.5), header(id=True),
+     header(kind="fit"), header(kind=[1]), header(kind=None), header(more=1), header(kind="train" + " " * 2000)],
+)  # fmt: skip
+def test_bytes_that_are_no_header_are_refused(data):
+    with pytest.raises(wire.ProtocolError, match="it sent"):
+        wire.Reader().feed(data)
+
+
+@pytest.mark.parametrize(
+    "parts", [[header(tensors=5), b"123456"], [header(tensors=5), b""], [header(words=2, tensors=2), b"1234"],
+              [header(tensors=PART + 1), bytes(PART + 1)], [header(words=3), b"{no"],
+              [header(words=9999), b"[" * 9999]],
+)  # fmt: skip
+def test_a_body_that_is_not_as_announced_is_refused(parts):
+    reader = wire.Reader()
+    with pytest.raises(wire.ProtocolError, match="it sent"):
+        for part in parts:
+            reader.feed(part)

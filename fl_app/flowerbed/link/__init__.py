@@ -1,1 +1,9 @@
-"""The links between server and devices. Each is a Flower `Grid`; `fl_link` chooses, and nothing else knows which."""
+"""The links between server and devices; `fl_link` chooses one, and nothing outside of these folders knows which.
+
+What both need stands here: what travels in a message (`content`), and how a device answers one (`answers`). Each link
+is a folder, `stream` and `superlink`. On the server a link is a Flower `Grid`, over which the round loop works; on a
+device it hands each message to `answers`.
+
+A grid may have two things beyond Flower's, which the round loop uses where they are: `waits` (True if `pull_messages`
+returns when there is something, not at once), and `abandon(message_ids)` (no reply to these is wanted any more).
+"""

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from ..client.trainer import LOG, START_SECONDS, Trainer, TrainerDied, TrainerError
+from ..trainer_socket import LOG, START_SECONDS, TrainerDied, TrainerError, TrainerSocket
 from .config import RunStopped
 
 POLL_SECONDS = 0.2
@@ -28,7 +28,7 @@ class Evaluator:
     """The trainer on the Unix socket `path`, for one run: `stop` ends every wait for it."""
 
     def __init__(self, path: str, stop: threading.Event) -> None:
-        self._trainer = Trainer(path)
+        self._trainer = TrainerSocket(path)
         self._stop = stop
         self._pool = ThreadPoolExecutor(1)
 
@@ -69,7 +69,7 @@ class Evaluator:
     def _give_up(self) -> None:
         """Cancel what the trainer does; another connection is for what it is asked next."""
         self._trainer.cancel()
-        self._trainer = Trainer(self._trainer.path)
+        self._trainer = TrainerSocket(self._trainer.path)
 
     def close(self) -> None:
         """Stop what it still does."""

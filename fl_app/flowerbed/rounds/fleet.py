@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from ..client.trainer import MOST_NAMES
 from ..link.content import QUERY, make_content, read_content
+from ..trainer_socket import MOST_NAMES
 from ..words import MOST, clean, clean_all, clean_trace
 from .config import RunStopped
 
@@ -25,6 +25,7 @@ class Reply:
     `trace` has the last lines of a task's traceback. All words are fit for a terminal.
     """
 
+    device: str
     packed: bytes
     values: dict[str, Any]
     error: str | None
@@ -78,7 +79,7 @@ class Fleet:
             now = time.monotonic()
             for message in arrived:
                 node, until = self._queries.pop(message.metadata.reply_to_message_id)
-                self._meet(node, _read(message, 0, 1, MOST_NAMES), late=now >= until - GRACE_SECONDS)
+                self._meet(node, _read("", message, 0, 1, MOST_NAMES), late=now >= until - GRACE_SECONDS)
             waited_for = {node for node, _ in self._queries.values()} - self._silent
             if waited_for and now >= deadline:
                 self._silent |= waited_for
@@ -126,7 +127,7 @@ class Fleet:
         found |= {"processor": about.get("device"), "image": facts.get("image") if isinstance(facts, dict) else None}
         return {name: clean(value, 80) for name, value in found.items() if isinstance(value, str)}
 
-    def forget(self, device: str) -> None:
+    def doubt(self, device: str) -> None:
         """Ask a device anew who it is, before it is next sent anything."""
         self._nodes.pop(device, None)
 
@@ -138,44 +139,63 @@ class Fleet:
         """Return the device at a place."""
         return self._devices[index]
 
-    def exchange(self, devices: Iterable[str], kind: str, content: RecordDict, seconds: float) -> dict[str, Reply]:
-        """Send one content to devices and return their replies, every device's: late ones and failures too.
+    def exchange(self, devices: Iterable[str], kind: str, content: RecordDict, seconds: float) -> Iterator[Reply]:
+        """Send one content to devices; yield every device's reply as it comes, late ones and failures, too.
 
-        Those are asked anew who they are whose answer is of another trainer than was asked before, or of one that had
-        not been ready then.
+        The clock begins as the content is handed to the link; it covers sending, training and receiving. A device that
+        has not answered after `seconds` is cut off, and what it sends then is let go; so it is with all that are still
+        at work when the caller takes no more. Those whose answer is of another trainer than was asked before, or of one
+        that had not been ready then, are asked anew who they are, and come last.
         """
+        devices = list(devices)
+        for device in devices:
+            if device not in self._nodes:
+                yield Reply(device, b"", {}, "its connection ended", 0.0)
         names = {self._nodes[device]: device for device in devices if device in self._nodes}
-        replies = {names[node]: reply for node, reply in self._exchange(list(names), content, kind, seconds).items()}
-        others = [device for device, reply in replies.items() if reply.error is None and not self._known(device, reply)]
-        for device in others:
-            self.forget(device)
+        others: list[Reply] = []
+        for reply in self._exchange(names, content, kind, seconds):
+            if reply.error is not None or self._known(reply):
+                yield reply
+            else:
+                others.append(reply)
+                self.doubt(reply.device)
         if others:
             self.refresh()
-        for device in others:
-            if not self._known(device, replies[device]):
-                replies[device].error = "its trainer was started again, and has not said what it has"
-        return replies
+        for reply in others:
+            if not self._known(reply):
+                reply.error = "its trainer was started again, and has not said what it has"
+            yield reply
 
-    def _known(self, device: str, reply: Reply) -> bool:
+    def _known(self, reply: Reply) -> bool:
         """Return whether what is known of a device was said by the trainer that gave this reply, once it was ready."""
-        return self.ready(device) and reply.values.get("tried") == self.about[device].get("tried")
+        return self.ready(reply.device) and reply.values.get("tried") == self.about[reply.device].get("tried")
 
-    def _exchange(self, nodes: list[int], content: RecordDict, kind: str, seconds: float) -> dict[int, Reply]:
+    def _exchange(self, names: dict[int, str], content: RecordDict, kind: str, seconds: float) -> Iterator[Reply]:
         started = time.monotonic()
-        messages = [Message(content, node, kind, ttl=seconds) for node in nodes]
-        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        replies: dict[int, Reply] = {}
-        deadline = started + seconds + GRACE_SECONDS
-        while waiting and time.monotonic() < deadline:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            now = time.monotonic()
-            for message in arrived:
-                node = waiting.pop(message.metadata.reply_to_message_id)
-                replies[node] = _read(message, now - started, seconds)
-            self._between(arrived, now - started)
-        for node in waiting.values():
-            replies[node] = Reply(b"", {}, f"it did not answer within {seconds:g} s", seconds, late=True)
-        return replies
+        messages = [Message(content, node, kind, ttl=seconds) for node in names]
+        waiting = dict(zip(self._grid.push_messages(messages), names.values(), strict=True))
+        try:
+            while waiting:
+                arrived = list(self._grid.pull_messages(list(waiting)))
+                took = time.monotonic() - started
+                for message in arrived:
+                    yield _read(waiting.pop(message.metadata.reply_to_message_id), message, took, seconds)
+                if not arrived and took > seconds + GRACE_SECONDS:
+                    break
+                self._between(arrived, took)
+        finally:
+            self._abandon(waiting)
+        for device in waiting.values():
+            yield Reply(device, b"", {}, f"it did not answer within {seconds:g} s", seconds, late=True)
+
+    def close(self) -> None:
+        """Want no answer any more: nothing is held for a run that has ended."""
+        self._abandon(self._queries)
+        self._queries.clear()
+
+    def _abandon(self, messages: Iterable[str]) -> None:
+        if abandon := getattr(self._grid, "abandon", None):
+            abandon(list(messages))
 
     def _between(self, arrived: list[Message], waited: float) -> None:
         """Pause between two looks at what has arrived."""
@@ -190,15 +210,16 @@ class Fleet:
             raise RunStopped
 
 
-def _read(message: Message, took: float, limit: float, most: int = MOST) -> Reply:
+def _read(device: str, message: Message, took: float, limit: float, most: int = MOST) -> Reply:
     if message.has_error():
         late = took >= limit
         reason = f"it did not answer within {limit:g} s" if late else clean(message.error.reason or "it failed")
-        return Reply(b"", {}, reason, took, late)
+        return Reply(device, b"", {}, reason, took, late)
     try:
         packed, values = read_content(message.content)
     except ValueError as error:
-        return Reply(b"", {}, clean(error), took)
+        return Reply(device, b"", {}, clean(error), took)
     error = values.get("error")
     trace = clean_trace(values.get("trace"))
-    return Reply(packed, clean_all(values, most=most), None if error is None else clean(error), took, trace=trace)
+    sentence = None if error is None else clean(error)
+    return Reply(device, packed, clean_all(values, most=most), sentence, took, trace=trace)

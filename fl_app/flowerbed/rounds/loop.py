@@ -20,8 +20,8 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from .. import tensors
-from ..client.trainer import TrainerError
 from ..link.content import make_content
+from ..trainer_socket import TrainerError
 from ..words import clean
 from . import replies, strategy, weights
 from .checkpoint import Checkpoint, path_of
@@ -105,8 +105,9 @@ class _Run:
         return f"rounds {first} to {last} are done" if last > first else f"round {last} is done"
 
     def close(self) -> None:
-        """Leave nothing at work on the server."""
+        """Leave nothing at work on the server, and no answer waited for."""
         self.evaluator.close()
+        self.fleet.close()
 
     # -- Before the first round ---------------------------------------------------------------------------------------
 
@@ -214,8 +215,16 @@ class _Run:
             else:
                 self.left_out.pop(device, None)
 
-        trained, counts, extra = self._train(number, clients, aggregation, events)
-        self.state = aggregation.aggregate(number, self.state, trained)
+        chosen, extra = self._choose(number, clients, aggregation, events)
+        updates = self._collect(number, chosen, extra, events)
+        shares = self._weigh(number, updates, events)
+        told = {
+            device: {"weight": shares[device], "loss": events[device]["loss"], "accuracy": events[device]["accuracy"]}
+            for device in updates
+        }
+        self.state = aggregation.aggregate(
+            number, self.state, {device: (updates[device], told[device]) for device in updates}
+        )
         self.fleet.ask_anew(device for device in clients if not self.fleet.ready(device))
         self.fleet.refresh()
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
@@ -224,7 +233,8 @@ class _Run:
         path = path_of(self.experiment.checkpoints, number)
         done = {
             "event": "round", "round": number, **summary, "seconds": round(time.monotonic() - started, 4),
-            **counts, "clients_answered": len(trained),
+            "clients_wanted": self._wanted(chosen, aggregation), "clients_asked": len(chosen),
+            "clients_answered": len(updates),
             "checkpoint": str(path.relative_to(self.experiment.folder)),
         }  # fmt: skip
         self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
@@ -278,14 +288,10 @@ class _Run:
         if sentence:
             raise ValueError(sentence)
 
-    def _train(
+    def _choose(
         self, number: int, clients: list[str], aggregation: Aggregation, events: dict[str, dict[str, Any]]
-    ) -> tuple[dict[str, tuple[State, dict[str, float]]], dict[str, int], dict[str, Any]]:
-        """Return the usable updates by device, each with its metrics and p_m; how many devices were asked, and wanted;
-        and what the strategy added to their configuration.
-
-        Wanted are also those that would have been asked, had they been there.
-        """
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Return the devices that train in a round, and what the strategy adds to their configuration."""
         willing = [device for device in clients if weights.parse(self.run.weights[device]) != 0]
         for device in set(clients) - set(willing):
             events[device].update(status="skipped", reason=f"{device} has weight 0 and does not train", weight=0.0)
@@ -295,42 +301,59 @@ class _Run:
                 f"{' and others' if len(clients) > 5 else ''}, have fl_weight 0 and do not train: wait for the others, "
                 "or give one of these a weight above 0"
             )
-        chosen, extra = aggregation.choose(
-            "train", number, self.state, [self.fleet.index(device) for device in willing], self.run.seed
-        )
+        places = [self.fleet.index(device) for device in willing]
+        chosen, extra = aggregation.choose("train", number, self.state, places, self.run.seed)
         names = [self.fleet.name(index) for index in chosen]
         for device in set(willing) - set(names):
             events[device].update(status="skipped", reason=f"{self.run.strategy} did not choose {device} this round")
+        return names, extra
+
+    def _wanted(self, chosen: list[str], aggregation: Aggregation) -> int:
+        """Return how many devices would have been chosen, had all been there."""
+        willing = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
+        return max(len(chosen), int(aggregation.strategy.fraction_train * willing))
+
+    def _collect(
+        self, number: int, chosen: list[str], extra: dict[str, Any], events: dict[str, dict[str, Any]]
+    ) -> dict[str, State]:
+        """Have the chosen devices train; return the usable updates, by device in the run's order."""
         packed = tensors.pack(self.state)
         content = make_content(packed, {**self.run.task_config(number), **extra})
-        answers = self.fleet.exchange(names, "train", content, self.run.round_timeout)
-
         updates: dict[str, State] = {}
         unsound = []
-        for device in names:
-            reply = answers.get(device) or Reply(b"", {}, "its connection ended", 0.0)
-            event = events[device]
-            event.update(bytes_down=len(packed), bytes_up=len(reply.packed))
-            try:
-                measured = replies.trained(device, reply)
-                self._check_still_fit(device)
-                seconds_client = measured.pop("seconds_client", reply.seconds)
-                event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
-                updates[device] = replies.update(device, reply, self.state, self.types)
-                event["status"] = "ok"
-            except ValueError as error:
-                event.update(status="late" if reply.late else "failed", reason=str(error))
-                self._problem(device, f"{error}; it is left out of round {number}", number)
-                self._log_trace(device, reply.trace)
-                self.fleet.forget(device)
-                unsound += [device] if isinstance(error, replies.Unsound) else []
+        with contextlib.closing(self.fleet.exchange(chosen, "train", content, self.run.round_timeout)) as arriving:
+            for reply in arriving:
+                device, event = reply.device, events[reply.device]
+                event.update(bytes_down=len(packed), bytes_up=len(reply.packed))
+                try:
+                    updates[device] = self._check_update(reply, event)
+                except ValueError as error:
+                    event.update(status="late" if reply.late else "failed", reason=str(error))
+                    self._problem(device, f"{error}; it is left out of round {number}", number)
+                    self._log_trace(device, reply.trace)
+                    self.fleet.doubt(device)
+                    unsound += [device] if isinstance(error, replies.Unsound) else []
         if len(updates) < max(1, self.run.min_clients):
-            reasons = "; ".join(str(events[device].get("reason")) for device in clients if device not in updates)
+            reasons = "; ".join(str(events[device].get("reason")) for device in chosen if device not in updates)
             raise RunFailed(
-                f"{len(updates)} of {len(names)} devices gave a usable update in round {number}, but fl_min_clients is "
-                f"{self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
-                + (self._whose_fault() if set(names) == set(unsound) else "")
+                f"{len(updates)} of {len(chosen)} devices gave a usable update in round {number}, but fl_min_clients "
+                f"is {self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
+                + (self._whose_fault() if len(unsound) == len(chosen) else "")
             )
+        return {device: updates[device] for device in chosen if device in updates}
+
+    def _check_update(self, reply: Reply, event: dict[str, Any]) -> State:
+        """Return a device's update, and take down what it measured. Raises ValueError if it can't be used."""
+        measured = replies.trained(reply)
+        self._check_still_fit(reply.device)
+        seconds_client = measured.pop("seconds_client", reply.seconds)
+        event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
+        update = replies.update(reply, self.state, self.types)
+        event["status"] = "ok"
+        return update
+
+    def _weigh(self, number: int, updates: dict[str, State], events: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """Return the p_m of each device whose update is used."""
         examples = self._counts("train", {device: events[device]["examples"] for device in updates}, number)
         for device, count in examples.items():
             if count != events[device]["examples"]:
@@ -339,15 +362,9 @@ class _Run:
             shares = weights.resolve(self.run.weights, examples)
         except ValueError as error:
             raise RunFailed(f"round {number} has no weights: {error}") from None
-        result = {}
-        for device, state in updates.items():
-            event = events[device]
-            event["weight"] = shares[device]
-            metrics = {"weight": shares[device], "loss": event["loss"], "accuracy": event["accuracy"]}
-            result[device] = (state, metrics)
-        all_willing = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
-        wanted = max(len(names), int(aggregation.strategy.fraction_train * all_willing))
-        return result, {"clients_wanted": wanted, "clients_asked": len(names)}, extra
+        for device, share in shares.items():
+            events[device]["weight"] = share
+        return shares
 
     def _counts(self, split: str, claims: dict[str, int], number: int) -> dict[str, int]:
         """Return with how many examples of a split (train, heldout) devices count; name one that claims otherwise."""
@@ -407,21 +424,22 @@ class _Run:
         except RunFailed as error:  # what was trained stays
             self._problem(None, f"no device evaluates round {number}: {error}", number)
         names = [self.fleet.name(index) for index in chosen]
-        answers = self.fleet.exchange(
-            names, "evaluate", make_content(packed, {**config, **extra}), self.run.round_timeout
-        )
+        content = make_content(packed, {**config, **extra})
         scores: dict[str, dict[str, Any]] = {}
         unsound: list[str] = []
-        for device, reply in sorted(answers.items()):
-            try:
-                values = replies.scored(device, reply)
-                self._check_still_fit(device)
-                scores[device] = values
-            except ValueError as error:
-                self._problem(device, f"{error}; round {number} goes on without it", number)
-                self._log_trace(device, reply.trace)
-                self.fleet.forget(device)
-                unsound += [device] if isinstance(error, replies.Unsound) else []
+        with contextlib.closing(self.fleet.exchange(names, "evaluate", content, self.run.round_timeout)) as arriving:
+            for reply in arriving:
+                device = reply.device
+                try:
+                    values = replies.scored(reply)
+                    self._check_still_fit(device)
+                    scores[device] = values
+                except ValueError as error:
+                    self._problem(device, f"{error}; round {number} goes on without it", number)
+                    self._log_trace(device, reply.trace)
+                    self.fleet.doubt(device)
+                    unsound += [device] if isinstance(error, replies.Unsound) else []
+        scores = dict(sorted(scores.items()))
         if unsound and not scores:
             self._problem(
                 None, f"the model of round {number} itself may be what is wrong: no device's loss is finite", number

@@ -27,14 +27,14 @@ class Unsound(ValueError):
     """What a device computed is not finite, or the like: so it is when training diverges."""
 
 
-def trained(device: str, reply: Reply) -> dict[str, Any]:
+def trained(reply: Reply) -> dict[str, Any]:
     """Return the numbers that came with an update: examples, loss, accuracy, and what else was measured."""
-    return _numbers(device, reply, "update", ("examples", "loss", "accuracy"))
+    return _numbers(reply, "update", ("examples", "loss", "accuracy"))
 
 
-def scored(device: str, reply: Reply) -> dict[str, Any]:
+def scored(reply: Reply) -> dict[str, Any]:
     """Return the numbers of an evaluation: examples, loss, accuracy, seconds_evaluate, and what else was measured."""
-    return _numbers(device, reply, "score", ("examples", "loss", "accuracy", "seconds_evaluate"))
+    return _numbers(reply, "score", ("examples", "loss", "accuracy", "seconds_evaluate"))
 
 
 def share(who: str, name: str, value: float) -> float:
@@ -44,12 +44,13 @@ def share(who: str, name: str, value: float) -> float:
     return min(max(value, 0.0), 1.0)
 
 
-def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
+def update(reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
     """Return the tensors of an update, in the model's own `types`, with the names and shapes of those of `model`.
 
     They can be averaged and squared: the order of updates does not decide in which type they are summed. Raises
     Unsound if they can't.
     """
+    device = reply.device
     try:
         state = tensors.unpack(reply.packed)
     except tensors.TensorError as error:
@@ -62,7 +63,8 @@ def update(device: str, reply: Reply, model: State, types: Mapping[str, np.dtype
     return state
 
 
-def _numbers(device: str, reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
+def _numbers(reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
+    device = reply.device
     if reply.error is not None:
         kind = Unsound if _NOT_FINITE in reply.error else ValueError
         raise kind(f"{device} gave no {what}: {reply.error}")

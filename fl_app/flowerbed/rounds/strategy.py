@@ -12,18 +12,16 @@ from typing import Any, get_args
 import flwr.serverapp.strategy as flower
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp.exception import AppExitException
-from flwr.serverapp.strategy import FedAvg, FedAvgM, QFedAvg
-from flwr.serverapp.strategy.fedopt import FedOpt
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, QFedAvg
 
+from ..flower_private import weighted_mean
 from . import sound
 from .config import RunFailed
 from .sound import State
 
 WEIGHT, LOSS = "weight", "loss"
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
-_SERVER_OPTIMISERS = (FedOpt, FedAvgM, QFedAvg)
+_SERVER_OPTIMISERS = (FedAdagrad, FedAdam, FedYogi, FedAvgM, QFedAvg)
 _ARRAYS = (np.ndarray, np.generic)  # reckoning makes a NumPy scalar of an array without axes
 _OURS = ("weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key")
 _ABOVE_0 = (lambda value: value > 0, " above 0")
@@ -127,7 +125,7 @@ class Aggregation:
         taken = inspect.signature(kind.__init__).parameters
         try:
             self.strategy = kind(**{key: value for key, value in {**defaults, **given, **ours}.items() if key in taken})
-        except (TypeError, ValueError, AppExitException) as error:
+        except Exception as error:  # Flower has one of its own for some of them
             raise RunFailed(f"fl_strategy_args do not fit {name}: {error}") from None
         self.name = name
         self._arguments = dict(arguments)
@@ -197,7 +195,7 @@ class Aggregation:
         state = {name: np.asarray(array.numpy()) for name, array in record.items()}
         if self._apart:
             rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in given]
-            state |= {name: array.numpy() for name, array in aggregate_arrayrecords(rest, WEIGHT).items()}
+            state |= {name: array.numpy() for name, array in weighted_mean(rest, WEIGHT).items()}
         with np.errstate(all="ignore"):
             after = {name: _as_before(state[name], array) for name, array in before.items()}
         for name in kept:

@@ -26,7 +26,7 @@ def main() -> None:
     if problem:
         sys.exit(f"the server cannot listen on {address}: {problem}")
 
-    from ..link.stream import StreamGrid  # a second of imports, and only needed now
+    from ..link.stream.grid import StreamGrid  # a second of imports, and only needed now
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     grid = StreamGrid(address, devices)

@@ -9,7 +9,6 @@ A run lasts as long as its connection: when the caller goes away, for whatever r
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import logging
 import os
@@ -22,50 +21,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..unix_http import UnixConnection
-
 if TYPE_CHECKING:
-    from ..link.stream import StreamGrid
+    from ..link.stream.grid import StreamGrid
 
 log = logging.getLogger("flowerbed.server")
-
-
-def status(path: str, devices: list[str], wait_seconds: float | None = None) -> dict[str, Any]:
-    """Return the server's status; with `wait_seconds`, once all `devices` are connected.
-
-    Raises OSError with a sentence when no server answers, or when devices are still missing after that time.
-    """
-    deadline = time.monotonic() + (wait_seconds or 0)
-    while True:
-        problem: str | None = None
-        state: dict[str, Any] = {}
-        try:
-            connection = UnixConnection(path)
-            connection.request("GET", "/status")
-            state = json.loads(connection.getresponse().read())
-            missing = [name for name in devices if not state["devices"].get(name, {}).get("connected")]
-            if missing and wait_seconds is not None:
-                names = ", ".join(missing)
-                problem = (
-                    f"not connected to the server after {wait_seconds:g} s: {names}; see logs/client.log there, or "
-                    "docker logs flowerbed-client"
-                )
-        except (OSError, http.client.HTTPException):
-            problem = f"no server answers on {os.path.abspath(path)}: see logs/server.log"
-        if problem is None:
-            return state
-        if time.monotonic() >= deadline:
-            raise OSError(problem)
-        time.sleep(0.1)
-
-
-def answers(path: str) -> bool:
-    """Return whether a server answers on the Unix socket `path`."""
-    try:
-        status(path, [])
-    except OSError:
-        return False
-    return True
 
 
 def serve(path: str, grid: StreamGrid) -> None:
@@ -95,10 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer /status."""
         connected = set(self.server.grid.get_node_ids())
         devices = {
-            name: {"connected": node in connected, "last_seen": time.time() if node in connected
-                   else self.server.grid.last_seen.get(name)}
+            name: {"connected": node in connected, "last_seen": self.server.grid.last_seen(name)}
             for node, name in self.server.grid.names.items()
-        }  # fmt: skip
+        }
         self._answer(200, {"devices": devices, "run": self.server.run})
 
     def do_POST(self) -> None:
@@ -139,7 +97,6 @@ class _Handler(BaseHTTPRequestHandler):
             return 422, {"message": str(error)}
         except RunStopped as error:
             log.info("the run was stopped: %s", error)
-            self.server.grid.interrupt()
             return 499, {"message": str(error)}
         except OSError as error:
             return 422, {"message": f"the run's folder {run.directory} cannot be written: {error}"}

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..client.trainer import LOG, Trainer, TrainerError
 from ..dataset import DatasetError
 from ..rounds import checkpoint
 from ..rounds.config import RunConfig, RunFailed
 from ..rounds.events import Events
 from ..rounds.loop import run_rounds
 from ..trainer.task import task_hash
+from ..trainer_socket import LOG, TrainerError, TrainerSocket
 from ..words import clean, clean_trace
 from .data import DEVICE, SERVER, Data, place
 from .fleet import SOCKET, START_SECONDS, Device, trainers
@@ -95,7 +95,7 @@ def _try(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 def _ready(host: str) -> dict[str, Any]:
     try:
-        return Trainer(f"{host}/{SOCKET}").wait_ready(START_SECONDS)
+        return TrainerSocket(f"{host}/{SOCKET}").wait_ready(START_SECONDS)
     except TrainerError as error:
         raise Refused(f"the trainer of {host} is not ready: {error}") from None
 

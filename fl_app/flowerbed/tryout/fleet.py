@@ -13,11 +13,11 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from ..client.handler import ClientConfig, handle, query
-from ..client.trainer import LOG, Trainer
-from ..link import stream  # noqa: F401 - lets messages be made outside of a run of Flower's
+from .. import flower_private
+from ..link.answers import ClientConfig, handle, query
 from ..link.content import QUERY, make_content, read_content
 from ..parts import split
+from ..trainer_socket import LOG, TrainerSocket
 from .data import DEVICE, Data
 
 PACKAGE = Path(__file__).parents[1]
@@ -86,6 +86,7 @@ class Device:
     waits = True  # pull_messages returns when there is something
 
     def __init__(self, trainer: str) -> None:
+        flower_private.allow_messages()
         self._client = ClientConfig(DEVICE, "", trainer, {}, {})
         self._replies: dict[str, Message] = {}
 
@@ -98,7 +99,7 @@ class Device:
         identifiers = []
         for message in messages:
             identifiers.append(str(uuid.uuid4()))
-            message.metadata.__dict__["_message_id"] = identifiers[-1]
+            flower_private.number(message, identifiers[-1])
             self._replies[identifiers[-1]] = self._answer(message)
         return identifiers
 
@@ -107,7 +108,7 @@ class Device:
         return [self._replies.pop(identifier) for identifier in message_ids]
 
     def _answer(self, message: Message) -> Message:
-        trainer = Trainer(self._client.trainer)
+        trainer = TrainerSocket(self._client.trainer)
         if message.metadata.message_type == QUERY:
             return Message(make_content(b"", query(self._client, trainer)), reply_to=message)
         packed, config = read_content(message.content)

@@ -1,4 +1,4 @@
-"""Turn one message of the server into one call of the trainer, on whichever link it came."""
+"""What a device answers: each message of the server is one call of the trainer, on whichever link it came."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..parts import Parts
-from .trainer import Trainer, TrainerError
+from ..trainer_socket import TrainerError, TrainerSocket
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ClientConfig:
             raise ValueError(f"{path} cannot be used as the client's configuration: {error}") from None
 
 
-def query(client: ClientConfig, trainer: Trainer) -> dict[str, Any]:
+def query(client: ClientConfig, trainer: TrainerSocket) -> dict[str, Any]:
     """Return who this device is and what its trainer says of itself; `problem` says why it can't take part."""
     try:
         health = trainer.health()
@@ -46,7 +46,7 @@ def query(client: ClientConfig, trainer: Trainer) -> dict[str, Any]:
 
 
 def handle(
-    client: ClientConfig, trainer: Trainer, job: str, arrays: Parts, config: dict[str, Any]
+    client: ClientConfig, trainer: TrainerSocket, job: str, arrays: Parts, config: dict[str, Any]
 ) -> tuple[Parts, dict[str, Any]]:
     """Run `job` (train or evaluate) and return the resulting tensors and metrics, the device's own overrides applied.
 

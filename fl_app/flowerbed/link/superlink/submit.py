@@ -1,5 +1,6 @@
-"""Flower's deployment engine as the link: `flwr run` and its SuperLink, untouched."""
+"""Hand a run to the SuperLink with `flwr run`, and wait for what it records."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -10,12 +11,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..rounds.config import RunConfig, RunFailed, RunStopped
+from ...rounds import lock
+from ...rounds.config import RunConfig, RunFailed, RunStopped
+from .. import life
 
 CONNECTION = "flowerbed"  # the name of the connection in $FLWR_HOME/config.toml
 POLL_SECONDS = 0.2
 STOP_SECONDS = 45.0
 ANSWER_SECONDS = 10.0
+
+
+def do(run: RunConfig, run_file: str, stop: threading.Event) -> str:
+    """Hand the run to Flower's deployment engine. Raises RunFailed with a sentence, or RunStopped."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(run.directory)
+        stack.enter_context(lock.hold(folder))
+        submitted = start(run, run_file)
+        beats = [0.0]
+
+        def alive() -> bool:
+            before, beats[0] = beats[0], lock.beaten(folder)
+            return beats[0] != before and answers(run.superlink["address"])
+
+        try:
+            return submitted.result(stop, stack.enter_context(life.watched(alive)))
+        except RunStopped:
+            stack.close()  # which the ServerApp takes as the word to stop
+            submitted.wait_stopped()
+            raise
 
 
 def answers(address: str) -> bool:

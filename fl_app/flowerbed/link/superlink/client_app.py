@@ -6,12 +6,12 @@ import urllib.request
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
 
-from flowerbed.client.handler import ClientConfig, handle, query
-from flowerbed.client.trainer import Trainer
+from flowerbed import flower_private
+from flowerbed.link.answers import ClientConfig, handle, query
 from flowerbed.link.content import make_content, read_content
 from flowerbed.parts import split
+from flowerbed.trainer_socket import TrainerSocket
 
 WATCH_SECONDS = 2.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy, whatever the environment says
@@ -23,7 +23,7 @@ app = ClientApp()
 def answer_query(message: Message, context: Context) -> Message:
     """Say who this device is."""
     client = _client(context)
-    return Message(make_content(b"", query(client, Trainer(client.trainer))), reply_to=message)
+    return Message(make_content(b"", query(client, TrainerSocket(client.trainer))), reply_to=message)
 
 
 @app.train()
@@ -40,7 +40,7 @@ def answer_evaluate(message: Message, context: Context) -> Message:
 
 def _do(job: str, message: Message, context: Context) -> Message:
     client = _client(context)
-    trainer = Trainer(client.trainer)
+    trainer = TrainerSocket(client.trainer)
     done = threading.Event()
     limit = time.monotonic() + message.metadata.ttl
     threading.Thread(target=_watch, args=(client.server, context.run_id, trainer, done, limit), daemon=True).start()
@@ -50,7 +50,7 @@ def _do(job: str, message: Message, context: Context) -> Message:
     return Message(make_content(b"".join(result), metrics), reply_to=message)
 
 
-def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event, limit: float) -> None:
+def _watch(address: str, run_id: int, trainer: TrainerSocket, done: threading.Event, limit: float) -> None:
     """Stop the trainer once nobody waits for it: after the monotonic time `limit`, or when the run has ended.
 
     Flower lets a ClientApp go on to its end in both cases, and a SuperNode has no other work done meanwhile.
@@ -62,15 +62,15 @@ def _watch(address: str, run_id: int, trainer: Trainer, done: threading.Event, l
 
 def running(address: str, run_id: int) -> bool:
     """Return whether the SuperLink at `address` (host:port) still has the run going; True while it doesn't answer."""
-    body = ListRunsRequest(run_id=run_id).SerializeToString()
     headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
-    request = urllib.request.Request(f"http://{address}/v1/control/list-runs", body, headers)
+    request = urllib.request.Request(
+        f"http://{address}/v1/control/list-runs", flower_private.ask_for_run(run_id), headers
+    )
     try:
         with _opener.open(request, timeout=10) as response:
-            runs = ListRunsResponse.FromString(response.read()).run_dict
+            return flower_private.runs(response.read()).get(run_id) == "running"
     except (OSError, ValueError):
         return True
-    return run_id in runs and runs[run_id].status.status == "running"
 
 
 def _client(context: Context) -> ClientConfig:

@@ -1,11 +1,11 @@
-"""Start a client on the stream link: python -m flowerbed.client client.json."""
+"""Start a device's client on the stream link: python -m flowerbed.client client.json. No torch here."""
 
 import logging
 import sys
 
-from ..parts import return_freed_memory
-from .handler import ClientConfig
-from .stream import serve
+from .link.answers import ClientConfig
+from .link.stream.device import serve
+from .parts import return_freed_memory
 
 
 def main() -> None:

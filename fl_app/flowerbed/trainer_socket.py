@@ -1,4 +1,4 @@
-"""Speak to a trainer over its Unix socket."""
+"""The caller's side of a trainer's Unix socket: its client's, its server's, or of whoever asks for its state."""
 
 import contextlib
 import http.client
@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..parts import Parts, drain, read, split
-from ..tensors import too_large
-from ..unix_http import SECONDS, UnixConnection
-from ..words import clean, clean_all, clean_trace
+from .parts import Parts, drain, read, split
+from .tensors import too_large
+from .unix_http import SECONDS, UnixConnection
+from .words import clean, clean_all, clean_trace
 
 LOG = os.environ.get("FLOWERBED_TRAINER_LOG", "logs/trainer.log")  # how its log is looked at
 START_SECONDS = 120
@@ -35,8 +35,8 @@ class TrainerDied(TrainerError):
 
 
 @dataclass
-class Trainer:
-    """A trainer on the Unix socket `path`. One request at a time; `cancel` may come from another thread."""
+class TrainerSocket:
+    """The trainer on the Unix socket `path`. One request at a time; `cancel` may come from another thread."""
 
     path: str
     _connection: UnixConnection | None = None

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from flowerbed import run as runs
-from flowerbed.link import superlink
+from flowerbed.link import life
+from flowerbed.link.stream import submit as stream
+from flowerbed.link.superlink import submit as superlink
 from flowerbed.rounds.config import RunConfig, RunFailed
 
 
@@ -21,8 +22,8 @@ def make(tmp_path, **changes):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(runs, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(runs, "GONE_SECONDS", 0.2)
+    monkeypatch.setattr(life, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(life, "GONE_SECONDS", 0.2)
     monkeypatch.setattr("flowerbed.unix_http.SECONDS", 0.2)
 
 
@@ -32,7 +33,7 @@ def test_a_server_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path):
         hung.bind(run.control)
         hung.listen(1)
         with pytest.raises(RunFailed, match=r"the server has not answered on .*control.sock for 0.2 s: see its logs"):
-            runs.run_on_stream(run, threading.Event())
+            stream.do(run, "run.json", threading.Event())
 
 
 def test_a_superlink_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path, monkeypatch):
@@ -41,11 +42,10 @@ def test_a_superlink_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path, mo
     flwr.write_text("#!/bin/sh\nexec sleep 600\n")  # as `flwr run` does for a SuperLink that was stopped
     flwr.chmod(0o755)
     monkeypatch.setattr(superlink.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(runs.sys, "argv", ["run", "run.json"])
     with pytest.raises(
         RunFailed, match="127.0.0.1:1 did not finish the run and showed no sign of life: see .*flwr.log"
     ):
-        runs.run_on_superlink(run, threading.Event())
+        superlink.do(run, "run.json", threading.Event())
 
 
 def test_a_superlink_answers_or_does_not():
@@ -60,5 +60,5 @@ def test_a_look_that_fails_is_no_sign_of_life():
     def alive() -> bool:
         raise FileNotFoundError("run.lock")
 
-    with runs._looked_at(alive) as gone:
+    with life.watched(alive) as gone:
         assert gone.wait(10)

@@ -1,0 +1,156 @@
+"""What both ends of a stream send, to and from bytes.
+
+The call is gRPC's, both ways, and its messages are raw bytes. One message of ours is several of gRPC's: a header,
+
+    {"id": 7, "kind": "train", "words": 213, "tensors": 250168}
+
+a small JSON object, and then so many bytes of words (JSON) and of tensors as it announces, in parts, for tensors may be
+most of a small board's memory. An answer has the id and the kind of its request. A ping is answered at once, whatever
+else is being done.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...parts import PART, Parts, split
+from ...tensors import MOST_BYTES
+from ..content import QUERY
+
+SERVICE, METHOD = "flowerbed.Stream", "Join"
+NAME, INSTANCE = "flowerbed-name-bin", "flowerbed-instance"  # in the call's metadata: who calls, and which process
+TRAIN, EVALUATE, PING = "train", "evaluate", "ping"
+KINDS = (QUERY, TRAIN, EVALUATE, PING)
+
+MOST_HEADER = 1024  # bytes
+MOST_WORDS = {QUERY: 1 << 22, TRAIN: 1 << 16, EVALUATE: 1 << 16, PING: 0}  # of an answer; a query tells all classes
+# An update has the model's tensors, perhaps in a type twice as wide, and perhaps another header.
+WIDER, MORE = 2, 1 << 16
+MOST_TENSORS = WIDER * MOST_BYTES + MORE
+MOST_PART = 2 * PART  # of what gRPC lets in; one that is larger than PART is refused with a sentence
+
+
+class ProtocolError(ValueError):
+    """The other end sent what it must not; the message is a sentence's end, "it sent …"."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What comes: an answer's `id` is its request's. Sizes are in bytes."""
+
+    id: int
+    kind: str
+    words: int = 0
+    tensors: int = 0
+
+    def pack(self) -> bytes:
+        """Return the header's bytes."""
+        return json.dumps(vars(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Header":
+        """Return the header in `data`. Raises ProtocolError if that is none."""
+        try:
+            content = json.loads(data) if len(data) <= MOST_HEADER else None
+            header = cls(**content)
+        except (ValueError, TypeError, RecursionError):
+            raise ProtocolError("it sent no header where one was to come") from None
+        numbers = (header.id, header.words, header.tensors)
+        if header.kind not in KINDS or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ProtocolError("it sent a header that makes no sense")
+        return header
+
+
+@dataclass
+class Message:
+    """A message as a whole: its words are a JSON value, its tensors are packed."""
+
+    id: int
+    kind: str
+    words: Any = None
+    tensors: Parts = field(default_factory=Parts)
+
+
+@dataclass(frozen=True)
+class Body:
+    """The words and tensors of a message, in parts; one body may go to many devices."""
+
+    parts: list[bytes]
+    words: int
+    tensors: int
+
+    def headed(self, number: int, kind: str) -> Iterator[bytes]:
+        """Yield all of a message with this body."""
+        yield Header(number, kind, self.words, self.tensors).pack()
+        yield from self.parts
+
+
+def body(words: Any, tensors: bytes) -> Body:
+    """Return the body of a message that is sent more than once."""
+    text = _text(words)
+    return Body([*split(text), *split(tensors)], len(text), len(tensors))
+
+
+def write(message: Message) -> Iterator[bytes]:
+    """Yield a message; it has no tensors afterwards."""
+    text = _text(message.words)
+    yield Header(message.id, message.kind, len(text), sum(map(len, message.tensors))).pack()
+    yield from split(text)
+    while message.tensors:
+        if part := message.tensors.popleft():
+            yield part
+
+
+class Reader:
+    """Makes messages of what comes.
+
+    `accept` is asked about each header before any of its body comes: it raises ProtocolError, or says whether the
+    message is kept. What isn't kept is read and let go.
+    """
+
+    def __init__(self, accept: Callable[[Header], bool] = lambda header: True) -> None:
+        self._accept = accept
+        self._header: Header | None = None
+        self._keep = True
+        self._words: list[bytes] = []
+        self._tensors = Parts()
+        self._missing = [0, 0]  # bytes of words, and of tensors
+
+    def feed(self, data: bytes) -> Message | None:
+        """Take what came; return the message that it ends, if it ends one that is kept. Raises ProtocolError."""
+        if self._header is None:
+            self._header = Header.parse(data)
+            self._missing = [self._header.words, self._header.tensors]
+            self._keep = self._accept(self._header)
+        else:
+            which = 0 if self._missing[0] else 1
+            if not 0 < len(data) <= min(self._missing[which], PART):
+                raise ProtocolError("it sent another number of bytes than it had announced")
+            self._missing[which] -= len(data)
+            if self._keep:
+                (self._words if which == 0 else self._tensors).append(data)
+        if any(self._missing):
+            return None
+        header, text, tensors = self._header, b"".join(self._words), self._tensors
+        self._header, self._words, self._tensors = None, [], Parts()
+        if not self._keep:
+            return None
+        try:
+            words = json.loads(text) if text else None
+        except (ValueError, RecursionError):
+            raise ProtocolError("it sent words that are not JSON") from None
+        return Message(header.id, header.kind, words, tensors)
+
+
+def read(parts: Iterable[bytes]) -> Iterator[Message]:
+    """Yield the messages in what comes. Raises ProtocolError."""
+    reader = Reader()
+    for data in parts:
+        message = reader.feed(data)
+        if message is not None:
+            yield message
+
+
+def _text(words: Any) -> bytes:
+    return b"" if words is None else json.dumps(words).encode()
