@@ -11,7 +11,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Several files of tests at a time, see tests/conftest.py
 PARALLEL := --numprocesses auto --no-loadscope-reorder
 
-.PHONY: help demo stop try test test-all test-arm64 test-gpu lint lock .venv .venv-dev
+# The newest Flower that installs, and the tests of what stands on it
+NEWEST := 1.42.0
+NEWEST_TESTS := tests/rounds/test_rounds.py $(addprefix tests/unit/test_,$(addsuffix .py, \
+	client flower_private joining replies stream strategy strategy_changes submit wire))
+
+.PHONY: help demo stop try test test-all test-newest test-arm64 test-gpu lint lock .venv .venv-dev
 
 help:
 	@echo 'make demo    set up, start ten local clients and train for three rounds; again: three more rounds'
@@ -19,6 +24,7 @@ help:
 	@echo 'make try     try a task without a fleet: TASK=task.py DATA=digits CONFIG="batch_size=8" (fl_app/flowerbed/tryout)'
 	@echo 'make test    run the tests but those that take minutes (ARGS=--long for all, ARGS="tests/unit -k weights" for some)'
 	@echo 'make test-all  run all of them, and fail for each that this machine lacks something for, such as a Docker engine'
+	@echo 'make test-newest  the tests of links and rounds, on the newest Flower that installs'
 	@echo 'make test-arm64  run trainer and client on an emulated arm64, and ask the package index for its wheels; takes minutes'
 	@echo 'make test-gpu  train twice with one seed on the GPU of this machine; on=cpu tries the check itself without one'
 	@echo 'make lint    run ansible-lint, yamllint and ruff'
@@ -45,6 +51,12 @@ test: .venv-dev
 
 test-all: .venv-dev
 	pytest $(PARALLEL) --all $(ARGS)
+
+test-newest: .venv-dev
+	if python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		python -m pip install --quiet --no-deps --upgrade --target .venv/flwr-newest flwr==$(NEWEST) && \
+		PYTHONPATH=$(CURDIR)/.venv/flwr-newest pytest $(PARALLEL) $(ARGS) $(NEWEST_TESTS); \
+	else echo 'flwr $(NEWEST) needs Python 3.11'; fi
 
 test-arm64: .venv-dev
 	pytest tests/arm64 $(ARGS)
