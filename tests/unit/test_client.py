@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 import fleet
@@ -118,6 +120,17 @@ def test_a_device_the_server_does_not_know_is_told_so_once(pair, caplog, monkeyp
     waits, refused = caplog.messages
     assert "waits for" in waits and "has no device stranger: run deploy.yml" in refused
     assert pair.log("server").count("calls itself 'stranger'") == 1
+
+
+def test_a_server_of_another_version_is_told_from_one_that_is_away(pair):
+    other = grpc.server(ThreadPoolExecutor(1))  # which has no such call
+    other.add_insecure_port(pair.address)
+    other.start()
+    with pair.running("client", "d0"):
+        fleet.wait_until(lambda: "of another version of Flowerbed: run deploy.yml" in pair.log("d0"), 20, "the word")
+        other.stop(None).wait()
+        with pair.running("server", "server"):
+            assert pair.status(wait=30)["devices"]["d0"]["connected"]
 
 
 def test_a_refused_device_is_let_in_once_the_server_knows_it(pair):

@@ -21,7 +21,7 @@ log = logging.getLogger("flowerbed.rounds")
 
 _WITH_THE_DEVICES = ("dataset.devices", "dataset.fingerprint")
 _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
-_FREE = (  # may change from one call to the next, and is then recorded
+_CHANGEABLE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
     "link", "seed", "task_hash", "examples_cap",
 )  # fmt: skip
@@ -106,7 +106,7 @@ class Experiment:
             "dataset": self.run.dataset,
             "model": {name: [str(array.dtype), list(array.shape)] for name, array in sorted(initial.items())},
         }
-        now = {"id": self.id, **fixed, **{name: getattr(self.run, name) for name in _FREE}}
+        now = {"id": self.id, **fixed, **{name: getattr(self.run, name) for name in _CHANGEABLE}}
         now = json.loads(json.dumps(now))
         if path.exists():
             try:
@@ -130,7 +130,7 @@ class Experiment:
                     f"{'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. "
                     f"Choose another name with -e experiment=NAME, or change it back"
                 )
-            changes = {name: [before.get(name), now[name]] for name in _FREE if before.get(name) != now[name]}
+            changes = {name: [before.get(name), now[name]] for name in _CHANGEABLE if before.get(name) != now[name]}
             if changes:
                 self.events.record({"event": "configuration", "changes": changes})
             elif before.get("id") == self.id:

@@ -16,7 +16,7 @@ from .fleet import Reply
 from .sound import State
 
 _LARGEST = 1e300  # which NaN is not below either
-_MAY = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
+_OPTIONAL = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
 
 
 _NOT_FINITE = "which is not a finite number"  # so a trainer says of a metric
@@ -69,7 +69,7 @@ def _numbers(reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]
         kind = Unsound if _NOT_FINITE in reply.error else ValueError
         raise kind(f"{device} gave no {what}: {reply.error}")
     found = {name: reply.values.get(name) for name in needed}
-    found |= {name: reply.values[name] for name in _MAY if name in reply.values}
+    found |= {name: reply.values[name] for name in _OPTIONAL if name in reply.values}
     for name, value in found.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < _LARGEST:

@@ -129,7 +129,7 @@ class Aggregation:
             raise RunFailed(f"fl_strategy_args do not fit {name}: {error}") from None
         self.name = name
         self._arguments = dict(arguments)
-        self._apart = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
+        self._buffers = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
 
     def choose(self, kind: str, round_number: int, state: State, nodes: list[int], seed: int) -> tuple[list[int], dict]:
         """Return which of `nodes` take part (in order), and what the strategy adds to their configuration."""
@@ -193,8 +193,8 @@ class Aggregation:
         if record is None or record.keys() != self._learnt(before).keys():
             raise RunFailed(f"{self.name} made no model of the {len(updates)} updates of round {round_number}")
         state = {name: np.asarray(array.numpy()) for name, array in record.items()}
-        if self._apart:
-            rest = [_content(self._only_apart(arrays), metrics) for arrays, metrics in given]
+        if self._buffers:
+            rest = [_content(self._only_buffers(arrays), metrics) for arrays, metrics in given]
             state |= {name: array.numpy() for name, array in weighted_mean(rest, WEIGHT).items()}
         with np.errstate(all="ignore"):
             after = {name: _as_before(state[name], array) for name, array in before.items()}
@@ -218,10 +218,10 @@ class Aggregation:
 
     def _learnt(self, state: State) -> State:
         """Return what Flower gets, in an order of our own: some strategies make lists of it, and go by places."""
-        return {name: state[name] for name in sorted(state) if name not in self._apart}
+        return {name: state[name] for name in sorted(state) if name not in self._buffers}
 
-    def _only_apart(self, state: State) -> State:
-        return {name: array for name, array in state.items() if name in self._apart}
+    def _only_buffers(self, state: State) -> State:
+        return {name: array for name, array in state.items() if name in self._buffers}
 
     # -- What a strategy remembers from round to round -----------------------------------------------------------------
 

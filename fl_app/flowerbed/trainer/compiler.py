@@ -32,7 +32,7 @@ class Compiler(types.ModuleType):
         return getattr(importlib.import_module(NAME), name)
 
 
-def leave_out():
+def stand_in():
     """Let what imports torch._dynamo get the stand-in, where torch has one and has not imported it yet."""
     if NAME not in sys.modules and importlib.util.find_spec(NAME):
         sys.modules[NAME] = Compiler(NAME)

@@ -75,7 +75,7 @@ class Worker:
             import torch
 
             self._torch = torch
-            compiler.leave_out()
+            compiler.stand_in()
             self._set_torch()
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._seed({})  # whatever a task draws to split or shuffle its data, it draws again

@@ -34,6 +34,7 @@ OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT)
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def serve(client: ClientConfig) -> None:
@@ -88,9 +89,12 @@ class Session:
         except wire.ProtocolError as error:
             call.cancel()
             self.refused = True
-            return f"it is no server of this version of Flowerbed: {error}"
+            return f"it is of another version of Flowerbed: {error}"
         except grpc.RpcError as error:
-            self.refused = error.code() in REFUSALS  # type: ignore[attr-defined]
+            code = error.code()  # type: ignore[attr-defined]
+            self.refused = code in REFUSALS or not (self.joined or code in AWAY)
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                return "it is of another version of Flowerbed: run deploy.yml for all"
             return clean(error.details() or error.code())  # type: ignore[attr-defined]
         finally:
             self._inbox.put(None)
