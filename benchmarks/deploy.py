@@ -122,7 +122,7 @@ def devices(count: int) -> dict[str, list[str]]:
 def deploy(fleet: Fleet, variables: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Run deploy.yml and return what it took."""
     times = fleet.folder / "times.json"
-    plugins = f"{CHECKOUT / 'playbooks/callback_plugins'}:{HERE / 'callback_plugins'}"
+    plugins = f"{CHECKOUT / 'plugins/callback'}:{HERE / 'callback_plugins'}"
     before, cpu, began = fleet.received(), cpu_seconds(), time.monotonic()
     fleet.play("deploy.yml", *(["-e", json.dumps(variables)] if variables else []), **environment,
                FLOWERBED_TASK_TIMES=str(times), ANSIBLE_CALLBACK_PLUGINS=plugins,

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ansible")
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN = ROOT / "playbooks/callback_plugins/flowerbed.py"
+PLUGIN = ROOT / "plugins/callback/flowerbed.py"
 spec = importlib.util.spec_from_file_location("flowerbed_callback", PLUGIN)
 progress = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(progress)

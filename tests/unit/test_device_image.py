@@ -22,7 +22,8 @@ import pytest
 
 import fleet
 
-ROLE = Path(__file__).parents[2] / "roles" / "device_image"
+ROOT = Path(__file__).parents[2]
+ROLE = ROOT / "roles" / "device_image"
 
 
 def load(path: Path) -> ModuleType:
@@ -32,7 +33,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-images = load(ROLE / "filter_plugins" / "device_image.py")
+images = load(ROOT / "plugins" / "filter" / "device_image.py")
 DIGEST = "sha256:" + "1" * 64
 
 
@@ -109,7 +110,7 @@ class Answers:
 
 
 def test_what_a_registry_says_an_image_is():
-    known = load(ROLE / "action_plugins" / "device_image_known.py")
+    known = load(ROOT / "plugins" / "action" / "device_image_known.py")
     one = json.dumps({"config": {"digest": "sha256:c"}}).encode()
     assert known.ask(Answers(latest=one), "me/rpi", "latest") == {"": ["sha256:c", digest(one)]}
     entries = [{"digest": digest(one), "platform": {"architecture": name}} for name in ("arm64", "unknown")]
@@ -132,7 +133,7 @@ def test_what_a_registry_says_an_image_is():
     ],
 )  # fmt: skip
 def test_where_an_image_is_asked_for(name, place):
-    known = load(ROLE / "action_plugins" / "device_image_known.py")
+    known = load(ROOT / "plugins" / "action" / "device_image_known.py")
     assert known.where(name, "") == place
     assert known.where("me/rpi:2", "http://10.0.0.1:5000")[0] == "http://10.0.0.1:5000"
 
@@ -155,7 +156,7 @@ def archive(path: Path, **extra: bytes) -> Path:
 
 
 def test_what_a_device_gives_is_made_an_archive_of_that_image_alone(tmp_path):
-    carry = load(ROLE / "action_plugins" / "device_image.py")
+    carry = load(ROOT / "plugins" / "action" / "device_image.py")
     id = digest(CONFIG)
     both = [
         {"Config": "evil.json", "RepoTags": ["flwr/supernode:1"], "Layers": ["a/layer.tar"]},
@@ -177,7 +178,7 @@ def test_what_a_device_gives_is_made_an_archive_of_that_image_alone(tmp_path):
 
 
 def test_another_image_than_the_registrys_is_not_handed_on(tmp_path):
-    carry = load(ROLE / "action_plugins" / "device_image.py")
+    carry = load(ROOT / "plugins" / "action" / "device_image.py")
     problem = carry._check(
         archive(tmp_path / "given", config__json=EVIL), tmp_path / "out", "me/rpi:2", [digest(CONFIG)]
     )

@@ -16,7 +16,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROOT = Path(__file__).parents[2]
-MODULE = ROOT / "playbooks" / "library" / "fl_files.py"
+MODULE = ROOT / "plugins" / "modules" / "fl_files.py"
 spec = importlib.util.spec_from_file_location("fl_files", MODULE)
 fl_files = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fl_files)

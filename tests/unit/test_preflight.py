@@ -217,7 +217,7 @@ def test_this_machine_is_looked_at(tmp_path):
     folders = {"home": str(tmp_path / "a" / "b"), "root": str(tmp_path / "a")}
     arguments = {**folders, "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
     done = subprocess.run(
-        [sys.executable, ROOT / "playbooks/library/board_facts.py"],
+        [sys.executable, ROOT / "plugins/modules/board_facts.py"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
     )  # fmt: skip
     facts = json.loads(done.stdout)["board"]

@@ -151,7 +151,7 @@ def test_every_other_variable_exists():
 
 @pytest.mark.parametrize("sentence", [code(row[0]) for row in table("it says")])
 def test_something_says_this(sentence):
-    said = sources("fl_app/**/*.py", "playbooks/**/*.py", "roles/**/*.py", "roles/**/*.yml")
+    said = sources("fl_app/**/*.py", "plugins/**/*.py", "roles/**/*.py", "roles/**/*.yml")
     parts = [part.strip() for part in sentence.split("…")]
     assert all(part in said for part in parts), parts
 

@@ -8,8 +8,9 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-ROLE = Path(__file__).parents[2] / "roles" / "server"
-FILE = ROLE / "filter_plugins" / "server.py"
+ROOT = Path(__file__).parents[2]
+ROLE = ROOT / "roles" / "server"
+FILE = ROOT / "plugins" / "filter" / "server.py"
 spec = importlib.util.spec_from_file_location("server_filters", FILE)
 server = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(server)

@@ -14,7 +14,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[2]
-FILTERS = ROOT / "roles/trainer/filter_plugins/trainer.py"
+FILTERS = ROOT / "plugins/filter/trainer.py"
 
 
 def task(file: str, name: str) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_a_checkout_that_anyone_can_write_to_is_told_what_to_do(tmp_path, monkey
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("playbooks", "roles"):
+    for name in ("playbooks", "plugins", "roles"):
         shutil.copytree(ROOT / name, checkout / name, symlinks=True)
     for name in ("deploy.yml", "ansible.cfg"):
         shutil.copy(ROOT / name, checkout)

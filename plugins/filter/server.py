@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-STOP, RESET = "stop", "reset"
+STOP = "stop"
+RESET = "reset"
 
 
 def deployed(hosts: dict[str, str], tried: Collection[str], done: Collection[str]) -> dict[str, str]:

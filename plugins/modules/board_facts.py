@@ -19,6 +19,8 @@ from ansible.module_utils.basic import AnsibleModule
 DOCUMENTATION = """
 module: board_facts
 short_description: Look at a device without changing anything
+description:
+  - Gathers in one call what roles must know of a device. It needs no root, but finds less without.
 options:
   home: {description: Folder that a deployment will use; it need not be there yet., type: path, required: true}
   root: {description: Folder in which roles keep how they found the device., type: path, required: true}
@@ -35,7 +37,13 @@ EXAMPLES = """
 """
 
 RETURN = """
-board: {description: What was found., type: dict, returned: always}
+board:
+  description:
+    - What was found, such as C(kind) (raspberry_pi, jetson or other), C(memory) and C(free) in bytes, C(docker) (the
+      engine, its images and containers), C(engine) (its configuration), C(before) (what roles wrote down before they
+      changed the device) and C(port) (whether the server's can be reached).
+  type: dict
+  returned: always
 """
 
 DOCKER_SOCKET = "/var/run/docker.sock"

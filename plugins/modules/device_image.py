@@ -18,12 +18,15 @@ DOCUMENTATION = """
 module: device_image
 short_description: Pull, pack, load or remove images
 description:
-  - "pulled, packed and loaded take long: they go on in the background, and C(status) is where they tell of it. The
-    action plugin of this name waits for them and shows how far they are."
+  - The action plugin of this name waits until the images are there, and shows how far the device is.
+  - pulled, packed and loaded take long. They go on in the background on the device, also when the connection ends, and
+    C(status) is where they tell of it.
 options:
   state: {description: What to do., choices: [pulled, packed, loaded, absent], type: str, required: true}
   names: {description: The images., type: list, elements: str, required: true}
-  path: {description: The archive of packed and loaded., type: path}
+  archive: {description: On the controller the file of what is packed or loaded., type: path}
+  ids: {description: Ids that the image in what is packed may have., type: list, elements: str}
+  path: {description: 'The archive of packed and loaded on the device; the action plugin sets it.', type: path}
   record: {description: 'JSON file of images that were brought, and that absent removes.', type: path}
   space: {description: MB that must be free for Docker before an image is brought., type: float, default: 0}
   status: {description: JSON file that tells how far it is., type: path, default: /run/flowerbed-image.json}
@@ -32,6 +35,9 @@ options:
 EXAMPLES = """
 - name: Pull an image
   device_image: {state: pulled, names: ["debian:bookworm"], record: /opt/flowerbed/before/device_image.json}
+
+- name: Remove the images that were brought
+  device_image: {state: absent, names: ["debian:bookworm"]}
 """
 
 RETURN = """

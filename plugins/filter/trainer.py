@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "fl_app"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "fl_app"))
 from flowerbed.words import clean, clean_all
 
 

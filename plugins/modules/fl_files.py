@@ -34,7 +34,7 @@ options:
       placed there.
     type: dict
   templates: {description: 'Path on the host: template on the controller.', type: dict}
-  sealed:
+  digest_templates:
     description: >-
       Templates that may use C(digest), a checksum of all the other files. A program whose supervisor section
       contains it is restarted when one of them changes, even if the deployment that changed them was cut short.
@@ -50,19 +50,20 @@ EXAMPLES = """
     owns: {root: /home/pi/flowerbed, homes: [/home/pi/flowerbed/rpi-1], known: []}
     folders: {app/flowerbed: fl_app/flowerbed}
     templates: {trainer.json: trainer.json.j2}
-    sealed: {programs/trainer.conf: program.conf.j2}
+    digest_templates: {programs/trainer.conf: program.conf.j2}
 """
 
 RETURN = """
 placed: {description: Files that were written, or would be., type: list, returned: present}
 removed: {description: Files that were removed, or would be., type: list, returned: always}
-digest: {description: Checksum of all files but those that are sealed., type: str, returned: present}
+digest: {description: Checksum of all files but digest_templates., type: str, returned: present}
 left: {description: 'What is still there, by folder, for it is not Flowerbed''s.', type: dict, returned: absent}
 """
 
 # In a host's folder: the files that were placed there, and the folders that were made for it. In the folder that hosts
 # share: the folders that were made for that.
-RECORD, MARK = "placed.json", "flowerbed.json"
+RECORD = "placed.json"
+MARK = "flowerbed.json"
 
 # What Flowerbed's programs write in a host's folder, and the folders in it that are looked through for that
 PRODUCTS = re.compile(

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.hashing import secure_hash
 
-KINDS = ("files", "folders", "templates", "sealed")
+KINDS = ("files", "folders", "templates", "digest_templates")
 UNWANTED = ("__pycache__", ".")  # the beginnings of names that are nobody's work
 
 
@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
         sources.update(texts)
         checksums = {path: _checksum(source) for path, source in sources.items()}
         digest = hashlib.sha256(repr(sorted(checksums.items())).encode()).hexdigest()[:16]
-        for path, source in (arguments.get("sealed") or {}).items():
+        for path, source in (arguments.get("digest_templates") or {}).items():
             sources[path] = texts[path] = self._render(source, {**task_vars, "digest": digest})
             checksums[path] = _checksum(sources[path])
 

@@ -16,10 +16,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-SHOW_AFTER, SHOW_EVERY = 10, 60  # seconds: the first line, then twice as long to the next one, at most this long
+SHOW_AFTER = 10  # seconds: the first line, then twice as long to the next one
+SHOW_EVERY = 60  # at most this long
 STALE = 900  # seconds without news from the device
 LISTS = ("manifest.json", "index.json", "oci-layout", "repositories")  # in an archive, of what it has
-SMALL, MANY = 1_000_000, 1000  # bytes, more than the configuration of an image has; files that are no larger
+SMALL = 1_000_000  # bytes, more than the configuration of an image has
+MANY = 1000  # files that are no larger
 
 
 class ActionModule(ActionBase):
