@@ -29,6 +29,9 @@ options:
   server_port: {description: Its port., type: int, required: true}
   asked_at: {description: 'Time of the controller, in seconds since 1970; returned.', type: float, required: true}
   timeout: {description: Seconds to wait for the server's port., type: float, default: 5}
+  files: {description: 'Short files whose text is wanted, if they are there.', type: list, elements: path, default: []}
+  packages: {description: Beginnings of the names of packages that are wanted., type: list, elements: str, default: []}
+  commands: {description: Commands whose output is wanted by name., type: dict, default: {}}
 """
 
 EXAMPLES = """
@@ -41,21 +44,15 @@ board:
   description:
     - What was found, such as C(kind) (raspberry_pi, jetson or other), C(memory) and C(free) in bytes, C(docker) (the
       engine, its images and containers), C(engine) (its configuration), C(before) (what roles wrote down before they
-      changed the device) and C(port) (whether the server's can be reached).
+      changed the device) and C(port) (whether the server's can be reached); C(files), by path; C(packages), by name;
+      and C(outputs) of the commands, by name, empty for one that is not there or fails.
   type: dict
   returned: always
 """
 
 DOCKER_SOCKET = "/var/run/docker.sock"
-# Short ones that roles change or place
-FILES = (
-    "/boot/firmware/cmdline.txt", "/boot/cmdline.txt", "/etc/dphys-swapfile", "/etc/fstab",
-    "/etc/NetworkManager/conf.d/90-flowerbed.conf", "/etc/rpi/swap.conf", "/etc/rpi/swap.conf.d/90-flowerbed.conf",
-    "/etc/systemd/system/flowerbed-clocks.service", "/etc/systemd/system/flowerbed-wifi.service",
-)  # fmt: skip
 REBOOT = "/run/flowerbed-reboot"  # a role's note that what it changed waits for a reboot
 TIME_SERVICES = ("systemd-timesyncd", "chrony", "chronyd", "ntp", "ntpd", "ntpsec", "openntpd")
-PACKAGES = r"docker|containerd|nvidia|libnvidia"
 DOCKERD = ("/usr/*bin/dockerd", "/usr/local/*bin/dockerd")
 
 
@@ -116,22 +113,10 @@ def output(*command):
         return None
 
 
-def throttled():
-    """Return the bits of vcgencmd get_throttled, or None where there is no such thing."""
-    found = re.search(rb"throttled=(0x[0-9a-fA-F]+)", output("vcgencmd", "get_throttled") or b"")
-    return int(found.group(1), 16) if found else None
-
-
 def wifi():
     """Return the signal of the first wireless interface in dBm, or None where there is none."""
     found = re.search(r"^\s*\w+:\s+\d+\s+\S+\s+(-\d+)", text("/proc/net/wireless"), re.MULTILINE)
     return int(found.group(1)) if found else None
-
-
-def power_save():
-    """Return by wireless interface whether it saves power."""
-    names = re.findall(r"Interface (\S+)", (output("iw", "dev") or b"").decode())
-    return {name: b": on" in (output("iw", "dev", name, "get", "power_save") or b"") for name in names}
 
 
 def swaps():
@@ -157,20 +142,17 @@ def time_service(units):
     return False if any(os.path.exists(f"/lib/systemd/system/{name}.service") for name in TIME_SERVICES) else None
 
 
-def packages():
-    """Return of Docker's and NVIDIA's packages, by name, the version, and whether it is held."""
-    found = re.findall(
-        rf"^Package: ((?:{PACKAGES})\S*)\nStatus: (\w+) ok installed\n(?:.+\n)*?Version: (\S+)",
+def packages(beginnings):
+    """Return of the packages whose names begin so, by name, the version, and whether it is held."""
+    if not beginnings:
+        return {}
+    installed = re.findall(
+        r"^Package: ((?:{})\S*)\nStatus: (\w+) ok installed\n(?:.+\n)*?Version: (\S+)".format(
+            "|".join(map(re.escape, beginnings))
+        ),
         text("/var/lib/dpkg/status"), re.MULTILINE,
     )  # fmt: skip
-    return {name: {"version": version, "held": state == "hold"} for name, state, version in found}
-
-
-def power():
-    """Return a Jetson's power mode, and whether its clocks are pinned; None for what it cannot say."""
-    mode = re.search(rb"^(\d+)\s*$", output("nvpmodel", "-q") or b"", re.MULTILINE)
-    gpu = re.search(rb"GPU MinFreq=(\d+) MaxFreq=(\d+)", output("jetson_clocks", "--show") or b"")
-    return {"mode": int(mode.group(1)) if mode else None, "pinned": gpu.group(1) == gpu.group(2) if gpu else None}
+    return {name: {"version": version, "held": state == "hold"} for name, state, version in installed}
 
 
 class _Connection(http.client.HTTPConnection):
@@ -292,6 +274,9 @@ def main():
             "server_port": {"type": "int", "required": True},
             "asked_at": {"type": "float", "required": True},
             "timeout": {"type": "float", "default": 5},
+            "files": {"type": "list", "elements": "path", "default": []},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "commands": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -305,11 +290,12 @@ def main():
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
         "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
         "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),
-        "memory_cgroup": memory_cgroup(), "throttled": throttled(), "wifi": wifi(),
-        "files": {path: text(path) for path in FILES if os.path.exists(path)},
-        "power_save": power_save(), "swaps": swaps(),
+        "memory_cgroup": memory_cgroup(), "wifi": wifi(), "swaps": swaps(),
+        "files": {path: text(path) for path in options["files"] if os.path.exists(path)},
+        "packages": packages(options["packages"]),
+        "outputs": {name: (output(*command) or b"").decode("utf-8", "replace")
+                    for name, command in options["commands"].items()},
         "enabled": units, "default_target": default_target(), "time_service": time_service(units),
-        "packages": packages(), "power": power() if tegra else None,
         "display_manager": os.path.exists("/etc/systemd/system/display-manager.service"),
         "reboot": os.path.exists(REBOOT),
         "port": port(options["server_host"], options["server_port"], options["timeout"]),

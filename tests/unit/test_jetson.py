@@ -15,11 +15,19 @@ WANTED = {"power_mode": "0", "clocks": True, "headless": True, "swap": "4096", "
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 ZRAM = {f"/dev/zram{number}": 500 * 2**20 for number in range(4)}
 PACKAGES = ("containerd", "docker.io", "docker-clean", "nvidia-l4t-core")
+
+
+def power(mode, pinned):
+    """What the programs say of the power mode and the clocks; None for one that is not there."""
+    clocks = "" if pinned is None else f"GPU MinFreq={921 if pinned else 76} MaxFreq=921 CurrentFreq=76\n"
+    return {"power_mode": "" if mode is None else f"NV Power Mode: X\n{mode}\n", "clocks": clocks}
+
+
 FRESH = {
     "tegra": TEGRA, "docker": {"runtimes": ["nvidia", "runc"]}, "engine": {"nvidia": True}, "before": {}, "free": 20e9,
     "packages": {name: {"version": "1", "held": False} for name in PACKAGES}, "swaps": ZRAM,
     "files": {"/etc/fstab": "/dev/root / ext4 defaults 0 1\n"}, "enabled": ["nvzramconfig.service"],
-    "power": {"mode": 1, "pinned": False}, "default_target": "graphical.target", "time_service": True,
+    "outputs": power(1, False), "default_target": "graphical.target", "time_service": True,
 }  # fmt: skip
 
 
@@ -33,7 +41,7 @@ def deployed(**changes):
         **FRESH, "before": {"jetson": plan()["before"]}, "swaps": {role.SWAP_FILE: 4096 * 2**20 - role.HEADER},
         "packages": {name: {"version": "1", "held": name != "docker-clean"} for name in PACKAGES},
         "files": {"/etc/fstab": f"{role.SWAP_FILE} none swap sw 0 0\n", role.CLOCKS_UNIT: role.CLOCKS},
-        "enabled": ["flowerbed-clocks.service"], "power": {"mode": 0, "pinned": True},
+        "enabled": ["flowerbed-clocks.service"], "outputs": power(0, True),
         "default_target": "multi-user.target", **changes,
     }  # fmt: skip
 
@@ -57,8 +65,8 @@ def test_a_second_time_there_is_nothing_to_do():
             {"packages": {**deployed()["packages"], "nvidia-new": {"version": "1", "held": False}}},
             {"hold": ["nvidia-new"]},
         ),
-        ({"power": {"mode": 1, "pinned": True}}, {"power_mode": 0, "clocks": "pin"}),  # pinned at what mode 1 allows
-        ({"power": {"mode": 0, "pinned": False}}, {"clocks": "pin"}),
+        ({"outputs": power(1, True)}, {"power_mode": 0, "clocks": "pin"}),  # pinned at what mode 1 allows
+        ({"outputs": power(0, False)}, {"clocks": "pin"}),
         ({"default_target": "graphical.target"}, {"target": "multi-user.target"}),
         ({"swaps": {}}, {"swap": 4096}),
         ({"files": {role.CLOCKS_UNIT: role.CLOCKS}}, {"fstab": True}),
@@ -89,7 +97,7 @@ def test_a_changed_variable_changes_what_it_says(wanted, expected):
 
 
 def test_what_the_board_lacks_is_passed_over_with_a_reason():
-    todo = plan(power={"mode": None, "pinned": None}, free=2e9)
+    todo = plan(outputs=power(None, None), free=2e9)
     assert todo["power_mode"] is None and not todo["clocks"] and not todo["swap"] and not todo["zram"]
     swap, mode, clocks = todo["notes"]
     assert swap.startswith("has 2.0 GB of disk left, too little for a swap file of 4096 MB")

@@ -32,7 +32,8 @@ def ansible_doc(*arguments: str) -> str:
 @pytest.mark.parametrize("kind", NAMES)
 def test_ansible_doc_describes_each(kind):
     assert NAMES[kind]
-    found = json.loads(ansible_doc("--json", "--type", kind, "--module-path", str(OF_A_ROLE), *NAMES[kind]))
+    own = ["--module-path", str(OF_A_ROLE)] if kind == "module" else []
+    found = json.loads(ansible_doc("--json", "--type", kind, *own, *NAMES[kind]))
     assert set(found) == NAMES[kind]
     for name, plugin in found.items():
         assert plugin["doc"]["short_description"] and plugin["doc"]["description"], name

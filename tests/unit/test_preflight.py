@@ -9,33 +9,51 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROLE = ROOT / "roles" / "preflight"
-spec = importlib.util.spec_from_file_location("preflight", ROLE / "filter_plugins" / "preflight.py")
-preflight = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(preflight)
+
+
+def filters(role):
+    spec = importlib.util.spec_from_file_location(role, ROOT / "roles" / role / "filter_plugins" / f"{role}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+preflight, raspberry_pi, jetson, docker_engine = map(filters, ("preflight", "raspberry_pi", "jetson", "docker_engine"))
 
 BOUNDS = {"disk": 500, "disk_docker": 6000, "memory": 500, "clock": 5, "wifi": -75}
 GOOD = {
     "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
     "tegra": None, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
-    "throttled": 0, "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
-    "trainer": None,
+    "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
+    "trainer": None, "apt": True,
+    "outputs": {"throttled": "throttled=0x0\n", "power_save": "", "power_mode": "", "clocks": ""},
     "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
-    "engine": {"path": "/etc/docker/daemon.json", "text": None}, "asked_at": 1000.0, "time": 1001.0,
+    "engine": {"path": "/etc/docker/daemon.json", "text": None, "nvidia": False}, "asked_at": 1000.0, "time": 1001.0,
 }  # fmt: skip
 MISSING = {"error": "not installed", "free": 20e9}
 TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 
 
-def judge(facts=None, runtime="docker", group="rpi", sudo=0, reach=None, ssh=None, **changes):
-    """Judge one device with these facts changed."""
+def judge(facts=None, runtime="docker", group="rpi", sudo="", reach=None, ssh=None, **changes):
+    """Judge one device with these facts changed; `throttled` is what vcgencmd says."""
+    if "throttled" in changes:
+        changes["outputs"] = {**GOOD["outputs"], "throttled": changes.pop("throttled")}
+    if changes.get("tegra"):
+        changes["kind"] = "jetson"
     found = facts or {"board": {**GOOD, **changes}}
     own = {
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
-        "board_answer": reach or ({"msg": "Missing sudo password"} if sudo else found),
+        "board_answer": reach or ({"msg": sudo} if sudo else found),
         "board_plain": found if sudo else {"skipped": True},
-        "preflight_lacking": ["rpi:1.4"] if runtime == "docker" else [], **(ssh or {}),
+        "device_image_lacking": ["rpi:1.4"] if runtime == "docker" else [], **(ssh or {}),
     }  # fmt: skip
+    if board := found.get("board"):
+        docker = runtime == "docker"
+        own |= {
+            "raspberry_pi_checks": raspberry_pi.checks(board, docker),
+            "jetson_checks": jetson.checks(board, docker, group == "jetson"),
+            "docker_engine_checks": docker_engine.checks(board, docker, not sudo),
+        }
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
 
@@ -51,24 +69,24 @@ def test_a_good_board_has_nothing_to_say():
 
 
 def test_a_good_jetson_has_nothing_to_say():
-    report = judge(group="jetson", tegra=TEGRA, model="NVIDIA Jetson Nano Developer Kit", throttled=None)
+    report = judge(group="jetson", tegra=TEGRA, model="NVIDIA Jetson Nano Developer Kit", throttled="")
     assert not report["failures"] and not report["warnings"] and "L4T 32.7.1" in report["table"]
 
 
 def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
-    report = judge(runtime="process", sudo=1, docker=MISSING, memory_cgroup=False, free=1e9)
+    report = judge(runtime="process", sudo="Missing sudo password", docker=MISSING, memory_cgroup=False, free=1e9)
     assert not report["failures"] and not report["warnings"]
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"bits": 32}, "d has 32-bit programs on a 64-bit kernel: install the 64-bit edition"),
+        ({"bits": 32}, "d has 32-bit programs on a 64-bit kernel (aarch64): install the 64-bit edition"),
         ({"machine": "armv7l", "bits": 32}, "d has a 32-bit system (armv7l): install the 64-bit edition"),
-        ({"group": "jetson"}, "d is in group jetson, but is none (it has no /etc/nv_tegra_release)"),
+        ({"group": "jetson"}, "d is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it"),
         ({"tegra": TEGRA.replace("R32", "R35")}, "d has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
         ({"tegra": TEGRA.replace("7.1", "5.2")}, "d has L4T 32.5.2, but"),
-        ({"sudo": 1}, "d does not let its user become root, which Docker needs"),
+        ({"sudo": "Missing sudo password"}, "d does not let its user become root, which Docker needs"),
         (
             {"time": 1002.0 + 365 * 86400, "kind": "other"},
             "d has a clock that is 365 days ahead: let it reach a time server",
@@ -76,9 +94,9 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"time": 1000.0 - 365 * 86400, "runtime": "process"}, "d has a clock that is 365 days behind: let it"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
         ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
-        ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine, which JetPack brings"),
+        ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine: on a Jetson Docker comes with JetPack"),
         (
-            {"engine": {"path": "/etc/docker/daemon.json", "text": '{"debug": true,\n}'}},
+            {"engine": {"path": "/etc/docker/daemon.json", "text": '{"debug": true,\n}', "nvidia": False}},
             "d has a /etc/docker/daemon.json that is not JSON (line 2: ",
         ),
         (
@@ -114,8 +132,8 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
         ({"docker": {"error": "does not answer (x)", "free": 9e9}}, "d has a Docker engine that does not answer (x)"),
         ({"memory_cgroup": False}, "d cannot limit a container's memory yet: deploy.yml turns that on"),
         ({"memory_cgroup": False, "kind": "other"}, "d cannot limit a container's memory"),
-        ({"throttled": 0x50005}, "d is slowed down, short of voltage: use a stronger power supply"),
-        ({"throttled": 0x80000}, "d was since its boot slowed down, too hot: give it a cooler"),
+        ({"throttled": "throttled=0x50005\n"}, "d is slowed down, short of voltage: use a stronger power supply"),
+        ({"throttled": "throttled=0x80000\n"}, "d was since its boot slowed down, too hot: give it a cooler"),
         ({"wifi": -82}, "d has weak Wi-Fi (-82 dBm)"),
         ({"trainer": {"ready": False, "problem": "no data."}}, "d has a trainer that is not usable: no data"),
     ],
@@ -195,13 +213,7 @@ def test_what_to_do_about_a_connection_has_the_port_the_jump_host_and_the_files_
     ("Incorrect sudo password", "d refuses the password for sudo: give the right one with -K (--ask-become-pass), or"),
 ])  # fmt: skip
 def test_a_password_for_sudo_is_asked_for(said, words):
-    report = preflight.judge(
-        ["d"],
-        {"d": {"group_names": ["rpi"], "board_answer": {"msg": said}, "board_plain": {"board": GOOD},
-               "preflight_lacking": []}},
-        {"d": {"fl_runtime": "docker", "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}, BOUNDS, 1002.0,
-    )  # fmt: skip
-    (found,) = report["failures"]["d"]
+    (found,) = judge(sudo=said)["failures"]["d"]
     assert words in found
 
 

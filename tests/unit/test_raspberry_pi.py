@@ -10,13 +10,20 @@ spec = importlib.util.spec_from_file_location("raspberry_pi", ROLE / "filter_plu
 role = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(role)
 
+
+def wifi(**interfaces):
+    """What iw says of these interfaces."""
+    lines = [f"{name} Power save: {'on' if saves else 'off'}\n" for name, saves in interfaces.items()]
+    return {"power_save": "".join(lines), "throttled": ""}
+
+
 WANTED = {"swap": "2048", "wifi_power_save": False}
 CMDLINE = "/boot/firmware/cmdline.txt"
 SWAPFILE = "# a comment\nCONF_SWAPSIZE=512\n#CONF_MAXSWAP=2048\n"
 FRESH = {
     "machine": "aarch64", "bits": 64, "free": 20e9, "memory_cgroup": False, "reboot": False, "before": {},
     "files": {CMDLINE: "console=tty1 rootwait\n", "/boot/cmdline.txt": "DO NOT EDIT\n", role.DPHYS: SWAPFILE},
-    "swaps": {"/var/swap": 512 * 2**20}, "power_save": {"wlan0": True}, "enabled": ["NetworkManager.service"],
+    "swaps": {"/var/swap": 512 * 2**20}, "outputs": wifi(wlan0=True), "enabled": ["NetworkManager.service"],
     "time_service": True,
 }  # fmt: skip
 
@@ -37,7 +44,7 @@ def done(found, wanted=None):
     after = {**found, "files": {**found["files"], **todo["files"]}, "reboot": False, "memory_cgroup": True}
     if todo["cmdline"]:
         after["files"][todo["cmdline"]] = found["files"][todo["cmdline"]].rstrip("\n") + f" {role.TOKEN}\n"
-    after["power_save"] = dict.fromkeys(found["power_save"], False)
+    after["outputs"] = wifi(**dict.fromkeys(role.power_save(found), False))
     if todo["unit"]:
         after["enabled"] = [*found["enabled"], "flowerbed-wifi.service"]
     return {**after, "before": {"raspberry_pi": todo["before"]}}
@@ -48,7 +55,7 @@ BOARDS = {
     "bullseye": {**FRESH, "enabled": [], "files": files(**{CMDLINE: None, "/boot/cmdline.txt": "rootwait\n"})},
     "trixie": {**FRESH, "files": files(**{role.DPHYS: None, role.RPI_SWAP: "[Main]\n"})},
     "with nothing to swap with": {**FRESH, "files": files(**{role.DPHYS: None})},
-    "without Wi-Fi": {**FRESH, "power_save": {}},
+    "without Wi-Fi": {**FRESH, "outputs": wifi()},
 }
 
 
@@ -129,12 +136,12 @@ def test_undo_gives_back_what_there_was(name):
     todo = role.undo(found)
     left = {**found["files"], **todo["files"]}
     left = {path: text for path, text in left.items() if path not in todo["remove"]}
-    assert todo["cmdline"] and todo["reboot"] and todo["wifi"] == list(BOARDS[name]["power_save"])
+    assert todo["cmdline"] and todo["reboot"] and todo["wifi"] == list(role.power_save(BOARDS[name]))
     assert {**left, todo["cmdline"]: BOARDS[name]["files"][todo["cmdline"]]} == BOARDS[name]["files"]
 
 
 def test_what_the_owner_had_before_stays():
-    found = done({**FRESH, "memory_cgroup": True, "power_save": {"wlan0": False},
+    found = done({**FRESH, "memory_cgroup": True, "outputs": wifi(wlan0=False),
                   "files": files(**{CMDLINE: "rootwait cgroup_enable=memory\n"})})  # fmt: skip
     todo = role.undo(found)
     assert not todo["cmdline"] and not todo["reboot"] and not todo["wifi"]

@@ -36,7 +36,7 @@ def test_an_image_gets_the_environment_where_no_other_user_can_read_it(variables
     probe = task("container.yml", "Ask the image what it has")
     asked = rendered(
         {key: value for key, value in probe.items() if key != "register"}, trainer_python="python3", trainer_probe="1",
-        trainer_image="a/b:1", trainer_on_jetson=False, trainer_environment=variables,
+        trainer_image="a/b:1", fl_on_jetson=False, trainer_environment=variables,
     )  # fmt: skip
     command = asked["ansible.builtin.command"]
     expected = ["docker", "run", "--rm", "--entrypoint", "python3", *options, "a/b:1", "-c", "1"]
@@ -57,7 +57,6 @@ PLAYBOOK = """
 - name: Ask boards
   hosts: all
   gather_facts: false
-  roles: [{role: trainer, when: false}]
   tasks:
     - {name: Wait, ansible.builtin.import_role: {name: trainer, tasks_from: ready}}
     - {name: Ask, ansible.builtin.import_role: {name: trainer, tasks_from: status}}
@@ -85,7 +84,7 @@ def test_what_a_board_says_takes_no_terminal_and_no_other_boards_line(tmp_path):
     hosts = {name: {"fl_runtime": "process"} for name in SAID}
     variables = {
         "trainer_question": ["sh", "-c", f"cat '{tmp_path}'/{{{{ inventory_hostname }}}}"], "fl_home": str(tmp_path),
-        "fl_checkout": str(ROOT), "server_name": "good", "fl_fleet": {"hosts": hosts}, "client_container": "",
+        "fl_checkout": str(ROOT), "fl_server_name": "good", "fl_fleet": {"hosts": hosts}, "client_container": "",
     }  # fmt: skip
     done = subprocess.run(
         [Path(sys.executable).parent / "ansible-playbook", "-i", ",".join(SAID) + ",", "-c", "local",

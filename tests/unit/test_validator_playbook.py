@@ -46,9 +46,11 @@ ADDRESSES = (
   gather_facts: false
   roles:
     - fl
-    - {role: dataset, when: false}
-    - {role: server, when: false}
-    - {role: client, when: false}
+  vars_files:
+    - "{{ ansible_config_file | dirname }}/roles/dataset/defaults/main.yml"
+    - "{{ ansible_config_file | dirname }}/roles/dataset/vars/main.yml"
+    - "{{ ansible_config_file | dirname }}/roles/server/vars/main.yml"
+    - "{{ ansible_config_file | dirname }}/roles/client/vars/main.yml"
   tasks:
     - name: Render what has an address
       ansible.builtin.copy:
@@ -58,7 +60,7 @@ ADDRESSES = (
       when: inventory_hostname == 'rpi-1'
       vars:
         templates: "{{ fl_checkout }}/templates"
-        dataset_manifest: {}
+        server_dataset: {}
         rendered:
           client: "{{ lookup('template', templates ~ '/client.json.j2', convert_data=false) }}"
           run: "{{ lookup('template', templates ~ '/run.json.j2', convert_data=false) }}"

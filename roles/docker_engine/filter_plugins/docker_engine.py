@@ -84,6 +84,32 @@ def reset(found: Document) -> Document:
     return result
 
 
+def checks(found: Document, docker: bool, root: bool) -> dict[str, tuple[str, str, str]]:
+    """Return what preflight shows of the engine: its state, a word, and a sentence's end.
+
+    `docker` is whether that is the runtime, `root` whether the device was looked at as root.
+    """
+    if not docker:
+        return {"docker": ("-", "-", "")}
+    engine, error = found["docker"], found["docker"].get("error")
+    try:
+        parse(found["engine"]["text"], found["engine"]["path"])
+    except Problem as problem:
+        return {"docker": ("fail", "json", str(problem))}
+    if error is None:
+        return {"docker": ("ok", engine["version"], "")}
+    if not root:
+        return {"docker": ("-", "?", "")}
+    if error != "not installed":
+        later = "deploy.yml starts it, or says why it cannot"
+        return {"docker": ("warn", "no", f"has a Docker engine that {error}: {later}")}
+    try:
+        _check_installable(found)
+    except Problem as problem:
+        return {"docker": ("fail", "none", str(problem))}
+    return {"docker": ("warn", "none", "has no Docker engine yet: deploy.yml installs it")}
+
+
 def parse(text: str | None, path: str) -> Document:
     """Return the object in a daemon.json; an empty one where there is no file. Raises Problem."""
     if not (text or "").strip():
@@ -174,16 +200,22 @@ def _check(found: Document, wanted: Document) -> None:
     if not re.fullmatch(r"[1-9]\d*", str(wanted["log_max_file"])):
         raise Problem(f"has the docker_engine_log_max_file {wanted['log_max_file']}, which must be 1 or more")
     there = found["docker"].get("error") != "not installed"
-    if not there and _jetson(found):
-        raise Problem(f"has no Docker engine: {JETSON}. Install JetPack's package nvidia-container there")
-    if not there and not found["apt"]:
-        raise Problem("has no Docker engine, and no apt to install one: install Docker there")
+    if not there:
+        _check_installable(found)
     if found["engine"]["service"].get("LoadState") == "masked":
         raise Problem("has a Docker engine that may not start: allow it there with systemctl unmask docker.service")
     free = min(found["free"], found["docker"]["free"]) / 1e6
     if not there and free < float(wanted["space"]):
         raise Problem(f"has {free:.0f} MB of disk left, and Docker needs {wanted['space']} MB: remove what you do not "
                       "need there, or use a larger card")  # fmt: skip
+
+
+def _check_installable(found: Document) -> None:
+    """Raise Problem where there is no engine and none can be installed."""
+    if _jetson(found):
+        raise Problem(f"has no Docker engine: {JETSON}. Install JetPack's package nvidia-container there")
+    if not found["apt"]:
+        raise Problem("has no Docker engine, and no apt to install one: install Docker there")
 
 
 def _packages(found: Document, there: bool) -> list[str]:
@@ -259,4 +291,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"docker_engine_plan": plan, "docker_engine_reset": reset}
+        return {"docker_engine_plan": plan, "docker_engine_reset": reset, "docker_engine_checks": checks}

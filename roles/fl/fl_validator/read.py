@@ -38,6 +38,7 @@ def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
     known = options(roles)
     prefixes = tuple(f"{path.name}_" for path in roles.iterdir() if (path / "tasks").is_dir())
     defaults = role.get_default_vars()
+    wanted = [name for name in defaults if name.startswith("fl_")]  # what other parts need is worked out where it is
     shared = {"hostvars": hostvars, **role.get_vars(include_params=False)}
     templar = Templar(loader)
     # Hosts share nearly all templates, and compiling them is what takes time.
@@ -48,7 +49,7 @@ def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
         found = Host(name, {group.name for group in inventory.hosts[name].get_groups()})
         found.given = {variable for variable in raw if variable.startswith(prefixes)}
         templar.available_variables = {**defaults, **raw, **shared}
-        for variable in {**defaults, **dict.fromkeys(CONNECTION), **dict.fromkeys(found.given & set(known))}:
+        for variable in dict.fromkeys([*wanted, *CONNECTION, *(found.given & set(known))]):
             if variable in raw or variable in defaults:
                 _resolve(found, variable, templar)
         return found

@@ -64,18 +64,61 @@ def plan(found: Document, wanted: Document) -> Document:
 
 
 def problem(found: Document) -> str:
-    """Return what makes the board unusable, as preflight says it."""
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", found["tegra"] or "")
+    """Return what makes the board unusable."""
+    return _release_problem(found) or _runtime_problem(found)
+
+
+def checks(found: Document, docker: bool, in_group: bool) -> dict[str, tuple[str, str, str]]:
+    """Return what preflight shows, by check: its state, a word, and a sentence's end.
+
+    `docker` is whether that is the runtime, `in_group` whether the inventory calls it a Jetson.
+    """
+    release, wrong, result = _release(found), _release_problem(found), {}
+    if release:
+        result["system"] = ("fail" if wrong else "ok", f"L4T {release}", wrong)
+    elif in_group and docker:
+        result["system"] = ("fail", "no L4T", wrong)
+    if docker and found["tegra"] and "error" not in found["docker"]:
+        result["nvidia"] = _nvidia_check(found)
+    return result
+
+
+def _nvidia_check(found: Document) -> tuple[str, str, str]:
+    """Judge whether a Jetson's containers get its GPU."""
+    if "nvidia" in found["docker"]["runtimes"]:
+        return "ok", "yes", ""
+    if wrong := _runtime_problem(found):
+        return "fail", "no", wrong
+    return "warn", "no", "has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it"
+
+
+def _release(found: Document) -> str:
+    """Return the release of L4T, or "" where there is none."""
+    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", found["tegra"] or "")
+    return f"{tegra[1]}.{tegra[2]}" if tegra else ""
+
+
+def _release_problem(found: Document) -> str:
+    release = _release(found)
     if not release:
         return "is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it to another group"
-    if not re.match(r"32\.[67]\.", f"{release[1]}.{release[2]}"):
-        return (
-            f"has L4T {release[1]}.{release[2]}, but the tutorial's image is made for JetPack 4.6, L4T 32.6 or 32.7: "
-            "flash JetPack 4.6.1"
-        )
-    if "error" not in found["docker"] and "nvidia" not in found["docker"]["runtimes"] and not found["engine"]["nvidia"]:
-        return "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container-runtime"
-    return ""
+    if re.match(r"32\.[67]\.", release):
+        return ""
+    return f"has L4T {release}, but the tutorial's image is made for JetPack 4.6, L4T 32.6 or 32.7: flash JetPack 4.6.1"
+
+
+def _runtime_problem(found: Document) -> str:
+    docker = found["docker"]
+    if "error" in docker or "nvidia" in docker["runtimes"] or found["engine"]["nvidia"]:
+        return ""
+    return "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container-runtime"
+
+
+def power(found: Document) -> tuple[int | None, bool | None]:
+    """Return the power mode, and whether the clocks are pinned; None for what the board cannot say."""
+    mode = re.search(r"^(\d+)\s*$", found["outputs"]["power_mode"], re.MULTILINE)
+    gpu = re.search(r"GPU MinFreq=(\d+) MaxFreq=(\d+)", found["outputs"]["clocks"])
+    return int(mode[1]) if mode else None, gpu[1] == gpu[2] if gpu else None
 
 
 def undo(found: Document, hold: list[str]) -> Document:
@@ -92,7 +135,7 @@ def undo(found: Document, hold: list[str]) -> Document:
     result["swap"] = SWAP_FILE in found["swaps"] or _in_fstab(found)
     result["zram"] = before["zram"] and "nvzramconfig.service" not in found["enabled"]
     result["clocks"] = CLOCKS_UNIT in found["files"]
-    if before["power_mode"] != found["power"]["mode"]:
+    if before["power_mode"] != power(found)[0]:
         result["power_mode"] = before["power_mode"]
     if before["target"] != found["default_target"]:
         result["target"] = before["target"]
@@ -103,7 +146,7 @@ def _before(found: Document) -> Document:
     """Return how the board is, in all that the role may change."""
     return {
         "held": sorted(name for name, package in found["packages"].items() if package["held"]),
-        "zram": "nvzramconfig.service" in found["enabled"], "power_mode": (found["power"] or {}).get("mode"),
+        "zram": "nvzramconfig.service" in found["enabled"], "power_mode": power(found)[0],
         "target": found["default_target"], "time_service": found["time_service"],
     }  # fmt: skip
 
@@ -133,7 +176,7 @@ def _swap(found: Document, size: int, result: Document) -> None:
 
 
 def _power(found: Document, wanted: Document, result: Document) -> None:
-    mode, pinned = found["power"]["mode"], found["power"]["pinned"]
+    mode, pinned = power(found)
     if mode is None:
         result["notes"].append("has no nvpmodel that says its power mode, so that stays as it is")
     elif mode != int(wanted["power_mode"]):
@@ -152,4 +195,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"jetson_plan": plan, "jetson_undo": undo}
+        return {"jetson_plan": plan, "jetson_undo": undo, "jetson_checks": checks}

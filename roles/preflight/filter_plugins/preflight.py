@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -116,30 +115,9 @@ def python(device: Device) -> Finding:
 
 
 def system(device: Device) -> Finding:
-    """Judge a Jetson's release; anything else is shown as it is."""
-    tegra = device.facts["tegra"]
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", tegra or "")
-    if found:
-        release = f"{found[1]}.{found[2]}"
-        if re.match(r"32\.[67]\.", release):
-            return Finding(OK, f"L4T {release}")
-        return Finding(FAIL, f"L4T {release}", f"has L4T {release}, but the tutorial's image is made for JetPack 4.6, "
-                                               "L4T 32.6 or 32.7: flash JetPack 4.6.1")  # fmt: skip
-    if "jetson" in device.wanted["groups"] and device.docker:
-        return Finding(FAIL, "no L4T", "is in group jetson, but is none (it has no /etc/nv_tegra_release): move it to "
-                                       "another group")  # fmt: skip
+    """Show the operating system's release."""
     release = re.search(r"\((\w+)\)|Ubuntu ([\d.]+)", device.facts["release"] or "")
     return Finding(OK, next(filter(None, release.groups())) if release else device.facts["release"] or "?")
-
-
-def bits(device: Device) -> Finding:
-    """Judge kernel and userland: PyTorch has no 32-bit build."""
-    machine, width = device.facts["machine"], device.facts["bits"]
-    if machine in ("aarch64", "x86_64") and width == 64:
-        return Finding(OK, "64")
-    kernel = machine in ("aarch64", "x86_64")
-    what = "32-bit programs on a 64-bit kernel" if kernel else f"a 32-bit system ({machine})"
-    return Finding(FAIL, "32", f"has {what}: install the 64-bit edition of its operating system")
 
 
 def clock(device: Device) -> Finding:
@@ -180,70 +158,12 @@ def memory(device: Device) -> Finding:
                    )  # fmt: skip
 
 
-def engine(device: Device) -> Finding:
-    """Judge the Docker engine."""
-    if not device.docker:
-        return Finding(NONE, "-")
-    found, configuration = device.facts["docker"], device.facts["engine"]
-    try:
-        json.loads((configuration["text"] or "").strip() or "{}")
-    except json.JSONDecodeError as error:
-        return Finding(FAIL, "json", f"has a {configuration['path']} that is not JSON (line {error.lineno}: "
-                                     f"{error.msg}): correct it there")  # fmt: skip
-    if "error" not in found:
-        return Finding(OK, found["version"])
-    if not device.facts["sudo"]:
-        return Finding(NONE, "?")
-    if found["error"] == "not installed" and device.facts["tegra"]:
-        return Finding(FAIL, "none", "has no Docker engine, which JetPack brings: flash JetPack 4.6.1, or install its "
-                                     "docker.io")  # fmt: skip
-    if found["error"] == "not installed":
-        return Finding(WARN, "none", "has no Docker engine yet: deploy.yml installs it")
-    return Finding(
-        WARN, "no", f"has a Docker engine that {found['error']}: deploy.yml starts it, or says why it cannot"
-    )
-
-
-def nvidia(device: Device) -> Finding:
-    """Judge whether a Jetson's containers get its GPU."""
-    if not device.docker or not device.facts["tegra"] or "error" in device.facts["docker"]:
-        return Finding(NONE, "-")
-    if "nvidia" in device.facts["docker"]["runtimes"]:
-        return Finding(OK, "yes")
-    if device.facts["engine"].get("nvidia"):
-        return Finding(WARN, "no", "has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it")
-    return Finding(FAIL, "no", "has a Docker engine that knows no runtime nvidia: install JetPack's package "
-                               "nvidia-container-runtime")  # fmt: skip
-
-
 def images(device: Device) -> Finding:
     """Show whether the images are there; to bring them is part of a deployment."""
     if not device.docker:
         return Finding(NONE, "-")
     lacking = len(device.facts["lacking"])
     return Finding(NONE, f"{lacking} to pull") if lacking else Finding(OK, "yes")
-
-
-def cgroup(device: Device) -> Finding:
-    """Judge whether a container's memory can be limited."""
-    if device.facts["memory_cgroup"]:
-        return Finding(OK, "yes")
-    if not device.docker:
-        return Finding(NONE, "no")
-    return Finding(WARN, "no", "cannot limit a container's memory yet: deploy.yml turns that on, and reboots it"
-                   if device.facts["kind"] == "raspberry_pi" else "cannot limit a container's memory")  # fmt: skip
-
-
-def throttling(device: Device) -> Finding:
-    """Judge vcgencmd get_throttled: bits 0 to 3 are now, 16 to 19 since boot."""
-    bits_set = device.facts["throttled"]
-    if bits_set is None:
-        return Finding(NONE, "-")
-    if not bits_set:
-        return Finding(OK, "no")
-    when = "is" if bits_set & 0xF else "was since its boot"
-    why = "short of voltage: use a stronger power supply" if bits_set & 0x10001 else "too hot: give it a cooler"
-    return Finding(WARN, "now" if bits_set & 0xF else "was", f"{when} slowed down, {why}")
 
 
 def wifi(device: Device) -> Finding:
@@ -276,10 +196,15 @@ def trainer(device: Device) -> Finding:
 
 
 CHECKS: dict[str, Callable[[Device], Finding]] = {
-    "sudo": sudo, "model": model, "system": system, "bits": bits, "python": python, "clock": clock, "disk": disk,
-    "memory": memory, "docker": engine, "images": images, "nvidia": nvidia, "cgroup": cgroup, "throttled": throttling,
-    "wifi": wifi, "server": port, "trainer": trainer,
+    "sudo": sudo, "model": model, "system": system, "python": python, "clock": clock, "disk": disk, "memory": memory,
+    "images": images, "wifi": wifi, "server": port, "trainer": trainer,
 }  # fmt: skip
+# What these roles say of a device themselves, by check: state, word and sentence
+OF_ROLES = ("raspberry_pi_checks", "jetson_checks", "docker_engine_checks")
+COLUMNS = (
+    "ssh", "sudo", "model", "system", "bits", "python", "clock", "disk", "memory", "docker", "images", "nvidia",
+    "cgroup", "throttled", "wifi", "server", "trainer",
+)  # fmt: skip
 
 
 def judge(
@@ -307,11 +232,14 @@ def judge(
             **facts,
             "sudo": "board" in as_root,
             "said": str(as_root.get("msg", "")),
-            "lacking": own["preflight_lacking"],
+            "lacking": own["device_image_lacking"],
             "offset": _offset(facts, end),
         }
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
         found |= {check: judged(device) for check, judged in CHECKS.items()}
+        for role in OF_ROLES:
+            found |= {check: Finding(*finding) for check, finding in own[role].items()}
+        report[name] = {check: found.get(check, Finding(NONE, "-")) for check in COLUMNS}
     return {
         "table": _table(report),
         "warnings": [f"{name} {finding.sentence}" for name, finding in _all(report, WARN)],
@@ -370,11 +298,10 @@ def _offset(facts: dict[str, Any], end: float) -> float:
 
 
 def _table(report: dict[str, dict[str, Finding]]) -> str:
-    checks = ["ssh", *CHECKS]
     marks = {OK: "", NONE: "", WARN: "~", FAIL: "!"}
-    rows = [["device", *checks]]
+    rows = [["device", *COLUMNS]]
     for name, found in report.items():
-        cells = [found.get(check, Finding(NONE, "?")) for check in checks]
+        cells = [found.get(check, Finding(NONE, "?")) for check in COLUMNS]
         rows.append([name, *(marks[cell.state] + cell.word for cell in cells)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

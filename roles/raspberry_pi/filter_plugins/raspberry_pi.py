@@ -72,11 +72,50 @@ def plan(found: Document, wanted: Document) -> Document:
 
 
 def problem(found: Document) -> str:
-    """Return what makes the board unusable, as preflight says it."""
+    """Return what makes the board unusable: PyTorch has no 32-bit build."""
     if found["machine"] in ("aarch64", "x86_64") and found["bits"] == 64:
         return ""
     what = "32-bit programs on a 64-bit kernel" if found["machine"] in ("aarch64", "x86_64") else "a 32-bit system"
     return f"has {what} ({found['machine']}): install the 64-bit edition of its operating system"
+
+
+def checks(found: Document, docker: bool) -> dict[str, tuple[str, str, str]]:
+    """Return what preflight shows, by check: its state, a word, and a sentence's end. `docker` is the runtime."""
+    wrong = problem(found)
+    return {
+        "bits": ("fail", "32", wrong) if wrong else ("ok", "64", ""),
+        "cgroup": _cgroup_check(found, docker),
+        "throttled": _throttled_check(found),
+    }
+
+
+def _cgroup_check(found: Document, docker: bool) -> tuple[str, str, str]:
+    """Judge whether a container's memory can be limited."""
+    if found["memory_cgroup"]:
+        return "ok", "yes", ""
+    if not docker:
+        return "-", "no", ""
+    later = " yet: deploy.yml turns that on, and reboots it" if found["kind"] == "raspberry_pi" else ""
+    return "warn", "no", f"cannot limit a container's memory{later}"
+
+
+def _throttled_check(found: Document) -> tuple[str, str, str]:
+    """Judge vcgencmd get_throttled: bits 0 to 3 are now, 16 to 19 since boot."""
+    output = re.search(r"throttled=(0x[0-9a-fA-F]+)", found["outputs"]["throttled"])
+    if not output:
+        return "-", "-", ""
+    bits = int(output[1], 16)
+    if not bits:
+        return "ok", "no", ""
+    when = "is" if bits & 0xF else "was since its boot"
+    why = "short of voltage: use a stronger power supply" if bits & 0x10001 else "too hot: give it a cooler"
+    return "warn", "now" if bits & 0xF else "was", f"{when} slowed down, {why}"
+
+
+def power_save(found: Document) -> dict[str, bool]:
+    """Return by wireless interface whether it saves power."""
+    lines = (line.partition(" ") for line in found["outputs"]["power_save"].splitlines())
+    return {name: ": on" in answer for name, _, answer in lines}
 
 
 def undo(found: Document) -> Document:
@@ -93,7 +132,7 @@ def undo(found: Document) -> Document:
     result["remove"] = [path for path in (NETWORK_MANAGER, UNIT, RPI_DROP_IN) if path in files]
     result["reboot"] |= RPI_DROP_IN in files
     saved = [name for name, saves in before["power_save"].items() if saves]
-    result["wifi"] = [name for name in saved if found["power_save"].get(name) is False]
+    result["wifi"] = [name for name in saved if power_save(found).get(name) is False]
     if DPHYS in files:
         text = files[DPHYS]
         for name, value in before["swap"].items():
@@ -107,7 +146,7 @@ def _before(found: Document) -> Document:
     """Return how the board is, in all that the role may change."""
     swap = found["files"].get(DPHYS, "")
     return {
-        "token": _token(found), "power_save": found["power_save"], "time_service": found["time_service"],
+        "token": _token(found), "power_save": power_save(found), "time_service": found["time_service"],
         "swap": {name: _value(swap, name) for name in ("CONF_SWAPSIZE", "CONF_MAXSWAP")},
     }  # fmt: skip
 
@@ -130,13 +169,14 @@ def _memory_cgroup(found: Document, result: Document) -> None:
 
 def _wifi(found: Document, result: Document) -> None:
     """Wi-Fi stays awake: by NetworkManager where that is in charge, else by a unit of ours."""
-    result["wifi"] = [name for name, saves in found["power_save"].items() if saves]
-    if not found["power_save"]:
+    interfaces = power_save(found)
+    result["wifi"] = [name for name, saves in interfaces.items() if saves]
+    if not interfaces:
         return
     if "NetworkManager.service" in found["enabled"]:
         path, text = NETWORK_MANAGER, POWER_SAVE_OFF
     else:
-        commands = "; ".join(f"iw dev {name} set power_save off" for name in sorted(found["power_save"]))
+        commands = "; ".join(f"iw dev {name} set power_save off" for name in sorted(interfaces))
         path, text = UNIT, AWAKE.format(commands=commands)
         result["unit"] = "flowerbed-wifi.service" not in found["enabled"]
     if found["files"].get(path) != text:
@@ -191,4 +231,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"raspberry_pi_plan": plan, "raspberry_pi_undo": undo}
+        return {"raspberry_pi_plan": plan, "raspberry_pi_undo": undo, "raspberry_pi_checks": checks}
