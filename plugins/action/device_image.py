@@ -62,7 +62,7 @@ class ActionModule(ActionBase):
 
     def _wait(self, host: str, status: str) -> str | None:
         """Show how far the device is until it has ended; return what is wrong, as the end of a sentence."""
-        pause, said, news = 0.5, "", time.monotonic()
+        pause, last, news = 0.5, "", time.monotonic()
         shown, interval = news, SHOW_AFTER
         while True:
             time.sleep(pause)
@@ -70,16 +70,16 @@ class ActionModule(ActionBase):
             answer = self._low_level_execute_command(f"cat {shlex.quote(status)}")
             if answer["rc"]:
                 return "was restarted while it had images brought: deploy again"
-            found, now = json.loads(answer["stdout"]), time.monotonic()
-            if found["ended"]:
-                return found["problem"]
-            if answer["stdout"] != said:
-                said, news = answer["stdout"], now
+            progress, now = json.loads(answer["stdout"]), time.monotonic()
+            if progress["ended"]:
+                return progress["problem"]
+            if answer["stdout"] != last:
+                last, news = answer["stdout"], now
             if now - news > STALE:
-                return f"has told nothing of its images for {STALE} s ({found['text']}): deploy again"
-            if found["text"] and now - shown > interval:
+                return f"has told nothing of its images for {STALE} s ({progress['text']}): deploy again"
+            if progress["text"] and now - shown > interval:
                 shown, interval = now, min(2 * interval, SHOW_EVERY)
-                Display().display(f"{host}: {found['text']}")
+                Display().display(f"{host}: {progress['text']}")
 
 
 def _check(fetched: Path, archive: Path, name: str, ids: list[str]) -> str | None:
@@ -120,9 +120,9 @@ def vet(source: Path, target: Path, name: str, ids: list[str]) -> str:
             if Path(member.name).name not in LISTS and (member.isreg() or member.issym() or member.isdir()):
                 checked.addfile(member, content)
         images = json.loads(small["manifest.json"])
-        found = {f"sha256:{hashlib.sha256(small[image['Config']]).hexdigest()}": image for image in images}
-        chosen = next((each for each in found if each in ids), next(iter(found)))
-        image, config = found[chosen], f"{chosen.partition(':')[2]}.json"
+        by_id = {f"sha256:{hashlib.sha256(small[image['Config']]).hexdigest()}": image for image in images}
+        chosen = next((each for each in by_id if each in ids), next(iter(by_id)))
+        image, config = by_id[chosen], f"{chosen.partition(':')[2]}.json"
         tags = None if "@" in name else [name]
         _add(checked, config, small[image["Config"]])
         _add(checked, "manifest.json", json.dumps(

@@ -80,13 +80,13 @@ def ask(registry: Any, repository: str, reference: str) -> Ids:
     document = json.loads(content)
     if "manifests" not in document:
         return {"": [document["config"]["digest"], digest]}
-    found: Ids = {}
+    ids: Ids = {}
     for entry in document["manifests"]:
         machine = MACHINES.get(entry.get("platform", {}).get("architecture"))
         if machine:
             inner, _ = _manifest(registry, repository, entry["digest"])
-            found.setdefault(machine, [digest]).extend([json.loads(inner)["config"]["digest"], entry["digest"]])
-    return found
+            ids.setdefault(machine, [digest]).extend([json.loads(inner)["config"]["digest"], entry["digest"]])
+    return ids
 
 
 def _manifest(registry: Any, repository: str, reference: str) -> tuple[bytes, str]:

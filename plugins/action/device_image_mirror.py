@@ -34,5 +34,5 @@ class ActionModule(ActionBase):
             )  # fmt: skip
         if process.stdout.readline():
             return result
-        said = (folder / "mirror.log").read_text().strip().splitlines() or ["it ended without a word"]
-        return {**result, "problem": said[-1]}
+        log_lines = (folder / "mirror.log").read_text().strip().splitlines() or ["it ended without a word"]
+        return {**result, "problem": log_lines[-1]}

@@ -102,7 +102,7 @@ def table(rows: Iterable[Event]) -> list[str]:
     ]
 
 
-class Story:
+class RunFormatter:
     """Turns a run's events, in their order, into lines to show."""
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ class CallbackModule(Default):
         super().__init__()
         self._following: str | None = None  # the task
         self._file = Path()
-        self._story = Story()
+        self._formatter = RunFormatter()
         self._follower: Follower | None = None
         self._failures: dict[str, list[str]] = {}  # of the task that runs: its hosts by message
 
@@ -232,7 +232,11 @@ class CallbackModule(Default):
         self._print_task_banner(task)
         manager = self._play.get_variable_manager()
         templar = Templar(manager._loader, variables=manager.get_vars(play=self._play, host=host, task=task))
-        self._file, self._following, self._story = Path(templar.template(task.vars[VARIABLE])), task._uuid, Story()
+        self._file, self._following, self._formatter = (
+            Path(templar.template(task.vars[VARIABLE])),
+            task._uuid,
+            RunFormatter(),
+        )
         self._follower = Follower(self._file, self._show)
         self._follower.start()
 
@@ -269,7 +273,7 @@ class CallbackModule(Default):
             self._show({"event": "task-ended"})
 
     def _show(self, event: Event) -> None:
-        for text, colour in self._story.lines(event, self._file):
+        for text, colour in self._formatter.lines(event, self._file):
             self._display.display(text, color=colour)
         sys.stdout.flush()  # a pipe would otherwise get it all at the end
 

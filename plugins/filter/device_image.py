@@ -19,11 +19,11 @@ def wrong(names: list[str]) -> list[str]:
 
 def familiar(name: str) -> str:
     """Return an image's name as Docker lists it: with its digest or else its tag. What is no name stays as it is."""
-    found = NAME.fullmatch(str(name))
-    if not found:
+    match = NAME.fullmatch(str(name))
+    if not match:
         return str(name)
-    repository = found["repository"].removeprefix("docker.io/").removeprefix("library/")
-    return repository + (found["digest"] or found["tag"] or ":latest")
+    repository = match["repository"].removeprefix("docker.io/").removeprefix("library/")
+    return repository + (match["digest"] or match["tag"] or ":latest")
 
 
 def is_public(name: str) -> bool:
@@ -46,7 +46,7 @@ def shares(
     shared, and only devices with the same processor share. With `known`, the ids of images by name and processor (""
     for all), no other image is shared.
     """
-    found = []
+    result = []
     machine = {host: hostvars[host]["board_found"]["machine"] for host in hosts}
     images = {host: hostvars[host]["board_found"].get("docker", {}).get("images", {}) for host in hosts}
     lacking = {host: hostvars[host].get("device_image_lacking", []) for host in hosts}
@@ -60,8 +60,8 @@ def shares(
         giver = next(iter(having), takers[0])
         takers = [host for host in takers if host != giver]
         if takers and not (mirrored and is_public(name)) and ids != []:
-            found.append({"image": name, "giver": giver, "takers": takers, "ids": ids})
-    return found
+            result.append({"image": name, "giver": giver, "takers": takers, "ids": ids})
+    return result
 
 
 class FilterModule:

@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "fl_app"))
 from flowerbed.words import clean, clean_all
 
 
-def answer(said: str) -> dict[str, Any]:
+def answer(output: str) -> dict[str, Any]:
     """Return the JSON object that a program on a board printed, with its texts cleaned; an empty one if it is none."""
     try:
-        found = json.loads(said)
+        document = json.loads(output)
     except (ValueError, RecursionError):
         return {}
-    return clean_all(found) if isinstance(found, dict) else {}
+    return clean_all(document) if isinstance(document, dict) else {}
 
 
 class FilterModule:

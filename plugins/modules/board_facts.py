@@ -78,15 +78,15 @@ def text(path):
 
 def release():
     """Return the name that /etc/os-release gives the system, or None."""
-    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', text("/etc/os-release"), re.MULTILINE)
-    return found.group(1) if found else None
+    match = re.search(r'^PRETTY_NAME="?([^"\n]*)', text("/etc/os-release"), re.MULTILINE)
+    return match.group(1) if match else None
 
 
 def memory():
     """Return total and available memory and swap in bytes."""
-    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", text("/proc/meminfo"), re.MULTILINE))
+    kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB", text("/proc/meminfo"), re.MULTILINE))
     names = {"total": "MemTotal", "available": "MemAvailable"}
-    sizes = {name: int(found.get(key, 0)) * 1024 for name, key in names.items()}
+    sizes = {name: int(kilobytes.get(key, 0)) * 1024 for name, key in names.items()}
     return dict(sizes, swap=sum(swaps().values()))
 
 
@@ -94,8 +94,8 @@ def free_space(path):
     """Return the free bytes of the file system that `path` is on, or will be."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    filesystem = os.statvfs(path)
+    return filesystem.f_bavail * filesystem.f_frsize
 
 
 def memory_cgroup():
@@ -115,8 +115,8 @@ def output(*command):
 
 def wifi():
     """Return the signal of the first wireless interface in dBm, or None where there is none."""
-    found = re.search(r"^\s*\w+:\s+\d+\s+\S+\s+(-\d+)", text("/proc/net/wireless"), re.MULTILINE)
-    return int(found.group(1)) if found else None
+    signal = re.search(r"^\s*\w+:\s+\d+\s+\S+\s+(-\d+)", text("/proc/net/wireless"), re.MULTILINE)
+    return int(signal.group(1)) if signal else None
 
 
 def swaps():
@@ -193,14 +193,14 @@ def docker():
             "live_restore": info["LiveRestoreEnabled"], "free": free_space(info["DockerRootDir"]),
             "images": {name: image["Id"] for image in images
                        for name in (image["RepoTags"] or []) + (image["RepoDigests"] or [])},
-            "containers": {found["Names"][0].lstrip("/"): {"state": found["State"], "image": found["ImageID"],
-                                                           "labels": found["Labels"]} for found in containers},
+            "containers": {each["Names"][0].lstrip("/"): {"state": each["State"], "image": each["ImageID"],
+                                                          "labels": each["Labels"]} for each in containers},
         }  # fmt: skip
     except PermissionError:
         return {"error": "may not be used by this user", "free": free}
     except (OSError, ValueError, KeyError) as error:
-        there = sum(map(glob.glob, DOCKERD), [])
-        return {"error": f"does not answer ({error})" if there else "not installed", "free": free}
+        programs = sum(map(glob.glob, DOCKERD), [])
+        return {"error": f"does not answer ({error})" if programs else "not installed", "free": free}
 
 
 def engine():
@@ -208,18 +208,18 @@ def engine():
     command = text("/proc/{}/cmdline".format(text("/var/run/docker.pid").strip() or "none")).split("\0")
     command = command if command[0].endswith("dockerd") else []
     options = dict(re.findall(r"^--([a-z-]+)(?:[=\n]([^-\n].*))?", "\n".join(command), re.MULTILINE))
-    found = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
+    result = {"path": options.get("config-file") or "/etc/docker/daemon.json", "text": None, "mode": "0644"}
     try:
-        with open(found["path"], encoding="utf-8", errors="replace") as file:
-            found.update(text=file.read(), mode=f"{stat.S_IMODE(os.fstat(file.fileno()).st_mode):04o}")
+        with open(result["path"], encoding="utf-8", errors="replace") as file:
+            result.update(text=file.read(), mode=f"{stat.S_IMODE(os.fstat(file.fileno()).st_mode):04o}")
     except OSError:
         pass  # there is none
     shown = output("systemctl", "show", "docker.service", "--property", "LoadState,ActiveState,UnitFileState") or b""
-    found["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
-    found["command"] = shutil.which("docker") is not None
-    found["nvidia"] = shutil.which("nvidia-container-runtime") is not None
-    found["options"] = sorted(options)
-    return found
+    result["service"] = dict(line.split("=", 1) for line in shown.decode().splitlines())
+    result["command"] = shutil.which("docker") is not None
+    result["nvidia"] = shutil.which("nvidia-container-runtime") is not None
+    result["options"] = sorted(options)
+    return result
 
 
 def port(host, number, timeout):
@@ -237,14 +237,14 @@ def port(host, number, timeout):
 
 def trainer(home):
     """Return what the trainer says of itself, or None where none answers."""
-    here = os.getcwd()
+    folder = os.getcwd()
     try:
         os.chdir(home)  # a socket's path is short
         return ask("trainer.sock", "/health")
     except (OSError, ValueError):
         return None
     finally:
-        os.chdir(here)
+        os.chdir(folder)
 
 
 def kind(model, tegra):
@@ -254,13 +254,13 @@ def kind(model, tegra):
 
 def before(root):
     """Return how roles found the device before they first changed it, by role: see the role board."""
-    found = {}
+    records = {}
     for path in glob.glob(os.path.join(glob.escape(root), "before", "*.json")):
         try:
-            found[os.path.basename(path)[: -len(".json")]] = json.loads(text(path))
+            records[os.path.basename(path)[: -len(".json")]] = json.loads(text(path))
         except ValueError:
             continue  # being written
-    return found
+    return records
 
 
 def main():
@@ -283,7 +283,7 @@ def main():
     options = module.params
     model, tegra = first_line(*options["model_files"]), first_line("/etc/nv_tegra_release")
     units = enabled()
-    found = {
+    facts = {
         "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
         "before": before(options["root"]), "claimed": os.path.exists(os.path.join(options["home"], "placed.json")),
         "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
@@ -301,7 +301,7 @@ def main():
         "port": port(options["server_host"], options["server_port"], options["timeout"]),
         "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
     }  # fmt: skip
-    module.exit_json(changed=False, board=found)
+    module.exit_json(changed=False, board=facts)
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ def check_space(space, name, info):
         )
 
 
-def check_platform(name, found, info):
-    """Raise Problem where none of `found`, the platforms of an image, is the engine's."""
+def check_platform(name, platforms, info):
+    """Raise Problem where none of `platforms`, the platforms of an image, is the engine's."""
     mine = ARCHITECTURES.get(info["Architecture"], info["Architecture"])
-    theirs = sorted({platform.get("architecture") or "?" for platform in found} - {"unknown"})
+    theirs = sorted({platform.get("architecture") or "?" for platform in platforms} - {"unknown"})
     if theirs and mine not in theirs:
         raise Problem(
             "is {}, and the image {} is there for {} only: choose one for {}".format(
@@ -162,10 +162,10 @@ def pull(name, options, tell):
     path = f"/images/create?fromImage={quote(repository)}&tag={quote(reference)}"
     try:
         for line in ask("POST", path, None, login):
-            said = json.loads(line.decode("utf-8"))
-            if "error" in said:
-                raise Problem(said["error"])
-            progress.add(said)
+            event = json.loads(line.decode("utf-8"))
+            if "error" in event:
+                raise Problem(event["error"])
+            progress.add(event)
             tell(f"{name}: {progress}")
     except Problem as problem:
         raise Problem(why(name, str(problem), unknown, progress)) from None
@@ -188,11 +188,11 @@ def why(name, message, unknown, progress):
     if re.search("no space left", message) or progress.least < FULL:
         return f"ran out of disk when {progress} of {name} were there: remove what you do not need there, or use a " \
                "larger card"  # fmt: skip
-    for said in (unknown, message):
-        if said and re.search("(manifest|name) unknown|not found|not known|denied|does not exist|unauthorized", said):
+    for words in (unknown, message):
+        if words and re.search("(manifest|name) unknown|not found|not known|denied|does not exist|unauthorized", words):
             return (
                 "cannot pull {}: the registry has no such image, or shows it only to those who are logged in ({}). "
-                "Correct its name (trainer_image or client_image)".format(name, said.rstrip("."))
+                "Correct its name (trainer_image or client_image)".format(name, words.rstrip("."))
             )
     if re.search("no matching manifest", message):
         return f"cannot pull {name}: there is none for its processor: choose another image"
@@ -239,9 +239,9 @@ def load(path, tell):
     tell(f"loading {os.path.getsize(path) / 1e6:.0f} MB")
     with open(path, "rb") as file:
         for line in ask("POST", "/images/load?quiet=1", file, {"Content-Type": "application/x-tar"}):
-            said = json.loads(line.decode("utf-8"))
-            if "error" in said:
-                raise Problem(said["error"])
+            event = json.loads(line.decode("utf-8"))
+            if "error" in event:
+                raise Problem(event["error"])
 
 
 def bring(options, tell):

@@ -90,8 +90,8 @@ def read(path):
     """Return the object in a JSON file of ours, or None where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        return found if isinstance(found, dict) else None
+            document = json.load(file)
+        return document if isinstance(document, dict) else None
     except (OSError, ValueError):
         return None
 
@@ -112,7 +112,7 @@ def names(folder):
         return []
 
 
-def found(home, tops=FOLDERS):
+def files_in(home, tops=FOLDERS):
     """Return the files in a host's folder and in its folders `tops`, relative to it. No link is followed."""
     files = [name for name in names(home) if not os.path.isdir(os.path.join(home, name))]
     for top in tops:
@@ -125,10 +125,9 @@ def is_ours(folder):
     """Whether a host's folder was deployed to, also by a Flowerbed that wrote nothing down."""
     if read(os.path.join(folder, RECORD)) is not None:
         return True
-    there = os.path.join
-    if os.path.isfile(there(folder, "trainer.json")) and os.path.isfile(there(folder, "app/flowerbed/__init__.py")):
+    if all(os.path.isfile(os.path.join(folder, path)) for path in ("trainer.json", "app/flowerbed/__init__.py")):
         return True
-    with contextlib.suppress(OSError), open(there(folder, "supervisord.conf"), encoding="utf-8") as file:
+    with contextlib.suppress(OSError), open(os.path.join(folder, "supervisord.conf"), encoding="utf-8") as file:
         return "; The programs of this host are in programs/" in file.read()
     return False
 
@@ -137,7 +136,7 @@ def recorded(home):
     """Return what was placed in a host's folder, and the folders made for it; None where nothing was deployed."""
     record = read(os.path.join(home, RECORD))
     if record is None and is_ours(home):
-        record = {"files": [path for path in found(home) if EARLIER.fullmatch(path)], "made": [home]}
+        record = {"files": [path for path in files_in(home) if EARLIER.fullmatch(path)], "made": [home]}
     return record
 
 
@@ -215,9 +214,9 @@ def strays(home, folders, wanted, placed):
 
     `placed` are those that may be removed, None for all.
     """
-    there = [path for path in found(home, folders) if os.path.dirname(path)]
-    there = [path for path in there if os.path.basename(os.path.dirname(path)) != "__pycache__"]
-    return sorted(path for path in set(there) - set(wanted) if placed is None or path in placed)
+    files = [path for path in files_in(home, folders) if os.path.dirname(path)]
+    files = [path for path in files if os.path.basename(os.path.dirname(path)) != "__pycache__"]
+    return sorted(path for path in set(files) - set(wanted) if placed is None or path in placed)
 
 
 def mode(path):
@@ -298,9 +297,9 @@ def absent(home, owns, downloads, keep, check):
 
 def _ours(home, placed, keep):
     """Return the files in a host's folder that are Flowerbed's: placed there, half placed, or its programs'."""
-    there = set(found(home)) | {path for path in placed if os.path.lexists(os.path.join(home, path))}
+    files = set(files_in(home)) | {path for path in placed if os.path.lexists(os.path.join(home, path))}
     placed = {*placed, *(path + ".new" for path in placed)}
-    ours = {path for path in there if path in placed or PRODUCTS.fullmatch(path)}
+    ours = {path for path in files if path in placed or PRODUCTS.fullmatch(path)}
     return sorted(ours - {*keep, RECORD})
 
 

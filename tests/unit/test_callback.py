@@ -30,8 +30,8 @@ ENDED = {"event": "run-ended", "status": "finished", "message": "Done.", "round"
 
 
 def told(*events, file=Path("/nowhere/metrics.jsonl")):
-    story = progress.Story()
-    return [text for event in events for text, _ in story.lines(event, file)]
+    formatter = progress.RunFormatter()
+    return [text for event in events for text, _ in formatter.lines(event, file)]
 
 
 def test_a_round_is_one_aligned_line():

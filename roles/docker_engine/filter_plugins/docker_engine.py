@@ -24,10 +24,10 @@ class Problem(Exception):
     """What is wrong, as the end of a sentence that begins with the device's name."""
 
 
-def plan(found: Document, wanted: Document) -> Document:
+def plan(facts: Document, wanted: Document) -> Document:
     """Return what there is to do with a device's engine: see the keys of `result`.
 
-    `found` is what board_facts has of the device; `wanted` has the role's variables: log_max_size, log_max_file,
+    `facts` is what board_facts has of the device; `wanted` has the role's variables: log_max_size, log_max_file,
     mirror, nvidia_default and space.
     """
     result: Document = {
@@ -41,31 +41,31 @@ def plan(found: Document, wanted: Document) -> Document:
         "needed": True,
     }
     try:
-        _check(found, wanted)
-        engine, docker, before = found["engine"], found["docker"], found["before"].get("docker_engine")
-        there = docker.get("error") != "not installed"
+        _check(facts, wanted)
+        engine, docker, before = facts["engine"], facts["docker"], facts["before"].get("docker_engine")
+        installed = docker.get("error") != "not installed"
         owners = unmerged(engine["text"], before, engine["path"])
-        document = merge(parse(owners, engine["path"]), wanted, _jetson(found) and engine["nvidia"])
+        document = merge(parse(owners, engine["path"]), wanted, _jetson(facts) and engine["nvidia"])
         result["notes"] = _leave_options(document, parse(owners, engine["path"]), engine)
         text = _text(document, engine["text"], owners)
-        result |= {"packages": _packages(found, there), "text": text or "", "write": text != engine["text"]}
-        result["state"] = _state(docker, engine, document) if there else "started"
+        result |= {"packages": _packages(facts, installed), "text": text or "", "write": text != engine["text"]}
+        result["state"] = _state(docker, engine, document) if installed else "started"
         if result["state"] == "restarted" and _busy(docker):
             result["state"] = "reloaded"
             result["notes"].append("runs containers that a restart of Docker would stop, so not all that changed in "
                                    f"{engine['path']} counts before its next start")  # fmt: skip
         if result["write"] or result["state"] == "started":
             service = engine["service"] if before is None else before["service"]
-            result["before"] = {"text": owners, "merged": text, "service": service if there else {}}
+            result["before"] = {"text": owners, "merged": text, "service": service if installed else {}}
         result["needed"] = bool(result["packages"] or result["write"] or result["state"])
     except Problem as problem:
         result["problem"] = str(problem)
     return result
 
 
-def reset(found: Document) -> Document:
+def reset(facts: Document) -> Document:
     """Return what there is to do to give an engine back: problem, text, write and state as `plan` does."""
-    engine, docker, before = found["engine"], found["docker"], found["before"].get("docker_engine")
+    engine, docker, before = facts["engine"], facts["docker"], facts["before"].get("docker_engine")
     result: Document = {"problem": "", "text": "", "write": False, "state": "", "disable": False, "needed": False}
     if before is None:
         return result
@@ -84,16 +84,16 @@ def reset(found: Document) -> Document:
     return result
 
 
-def checks(found: Document, docker: bool, root: bool) -> dict[str, tuple[str, str, str]]:
+def checks(facts: Document, docker: bool, root: bool) -> dict[str, tuple[str, str, str]]:
     """Return what preflight shows of the engine: its state, a word, and a sentence's end.
 
     `docker` is whether that is the runtime, `root` whether the device was looked at as root.
     """
     if not docker:
         return {"docker": ("-", "-", "")}
-    engine, error = found["docker"], found["docker"].get("error")
+    engine, error = facts["docker"], facts["docker"].get("error")
     try:
-        parse(found["engine"]["text"], found["engine"]["path"])
+        parse(facts["engine"]["text"], facts["engine"]["path"])
     except Problem as problem:
         return {"docker": ("fail", "json", str(problem))}
     if error is None:
@@ -104,7 +104,7 @@ def checks(found: Document, docker: bool, root: bool) -> dict[str, tuple[str, st
         later = "deploy.yml starts it, or says why it cannot"
         return {"docker": ("warn", "no", f"has a Docker engine that {error}: {later}")}
     try:
-        _check_installable(found)
+        _check_installable(facts)
     except Problem as problem:
         return {"docker": ("fail", "none", str(problem))}
     return {"docker": ("warn", "none", "has no Docker engine yet: deploy.yml installs it")}
@@ -170,26 +170,26 @@ def unmerge(now: Any, merged: Any, first: Any) -> Any:
     """Return `now`, where what is as `merged` made it is as it was at `first`."""
     if isinstance(now, dict) and isinstance(merged, dict):
         first = first if isinstance(first, dict) else {}
-        found = {}
+        result = {}
         for key, value in now.items():
             if key not in merged:
-                found[key] = value
+                result[key] = value
             elif value != merged[key]:
                 rest = unmerge(value, merged[key], first.get(key))
                 if rest not in ({}, []) or key in first:
-                    found[key] = rest
+                    result[key] = rest
             elif key in first:
-                found[key] = first[key]
-        return found
+                result[key] = first[key]
+        return result
     if isinstance(now, list) and isinstance(merged, list):
         kept = first if isinstance(first, list) else []
         return [item for item in now if item in kept or item not in merged]
     return now
 
 
-def _check(found: Document, wanted: Document) -> None:
+def _check(facts: Document, wanted: Document) -> None:
     """Raise Problem for a wrong variable, and where there is no engine and none can be installed."""
-    if not found:
+    if not facts:
         raise Problem("could not be looked at: playbooks/preflight.yml says why")
     if not re.fullmatch(r"(https?://[^/\s?#]+/?)?", wanted["mirror"]):
         raise Problem(f"has the docker_engine_mirror {wanted['mirror']}, which must be http:// or https:// and a "
@@ -199,32 +199,32 @@ def _check(found: Document, wanted: Document) -> None:
                       "or g, such as 10m")  # fmt: skip
     if not re.fullmatch(r"[1-9]\d*", str(wanted["log_max_file"])):
         raise Problem(f"has the docker_engine_log_max_file {wanted['log_max_file']}, which must be 1 or more")
-    there = found["docker"].get("error") != "not installed"
-    if not there:
-        _check_installable(found)
-    if found["engine"]["service"].get("LoadState") == "masked":
+    installed = facts["docker"].get("error") != "not installed"
+    if not installed:
+        _check_installable(facts)
+    if facts["engine"]["service"].get("LoadState") == "masked":
         raise Problem("has a Docker engine that may not start: allow it there with systemctl unmask docker.service")
-    free = min(found["free"], found["docker"]["free"]) / 1e6
-    if not there and free < float(wanted["space"]):
+    free = min(facts["free"], facts["docker"]["free"]) / 1e6
+    if not installed and free < float(wanted["space"]):
         raise Problem(f"has {free:.0f} MB of disk left, and Docker needs {wanted['space']} MB: remove what you do not "
                       "need there, or use a larger card")  # fmt: skip
 
 
-def _check_installable(found: Document) -> None:
+def _check_installable(facts: Document) -> None:
     """Raise Problem where there is no engine and none can be installed."""
-    if _jetson(found):
+    if _jetson(facts):
         raise Problem(f"has no Docker engine: {JETSON}. Install JetPack's package nvidia-container there")
-    if not found["apt"]:
+    if not facts["apt"]:
         raise Problem("has no Docker engine, and no apt to install one: install Docker there")
 
 
-def _packages(found: Document, there: bool) -> list[str]:
+def _packages(facts: Document, installed: bool) -> list[str]:
     """Return what is missing. From Debian 13 on, Docker's command is a package of its own."""
-    packages = [] if there else ["docker.io"]
-    debian = re.search(r"Debian GNU/Linux (\d+)", found["release"] or "")
-    if not found["engine"]["command"] and debian and int(debian[1]) >= 13:
+    packages = [] if installed else ["docker.io"]
+    debian = re.search(r"Debian GNU/Linux (\d+)", facts["release"] or "")
+    if not facts["engine"]["command"] and debian and int(debian[1]) >= 13:
         packages.append("docker-cli")
-    return packages if found["requests"] else [*packages, "python3-requests"]
+    return packages if facts["requests"] else [*packages, "python3-requests"]
 
 
 def _leave_options(document: Document, owners: Document, engine: Document) -> list[str]:
@@ -275,11 +275,13 @@ def _state(docker: Document, engine: Document, document: Document) -> str:
 
 def _busy(docker: Document) -> bool:
     """Whether a restart of the engine would stop containers."""
-    return not docker["live_restore"] and any(found["state"] == "running" for found in docker["containers"].values())
+    return not docker["live_restore"] and any(
+        container["state"] == "running" for container in docker["containers"].values()
+    )
 
 
-def _jetson(found: Document) -> bool:
-    return found["kind"] == "jetson"
+def _jetson(facts: Document) -> bool:
+    return facts["kind"] == "jetson"
 
 
 def _same(mirror: str, other: str) -> bool:

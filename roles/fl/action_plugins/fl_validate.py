@@ -24,12 +24,12 @@ class ActionModule(ActionBase):
         # Ansible's own temporary folder lives as long as this ansible-playbook, and all its workers know it.
         memory = Path(constants.DEFAULT_LOCAL_TMP, "fl_fleet.json")
         if not memory.exists():
-            problems, found = self._validate(task_vars)
+            problems, fleet = self._validate(task_vars)
             if problems:
                 count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
                 lines = [f"Nothing was done, because of {count}:", *(f"- {text}" for text in problems)]
                 return {**result, "failed": True, "msg": "\n".join(lines)}
-            memory.write_text(json.dumps(found))
+            memory.write_text(json.dumps(fleet))
         return {**result, **json.loads(memory.read_text()), "_ansible_verbose_override": True}
 
     def _validate(self, task_vars):

@@ -28,14 +28,14 @@ WantedBy=multi-user.target
 DESKTOP, NO_DESKTOP = "graphical.target", "multi-user.target"
 
 
-def plan(found: Document, wanted: Document) -> Document:
+def plan(facts: Document, wanted: Document) -> Document:
     """Return what there is to do: see the keys of `result`.
 
-    `found` is what board_facts has of the board; `wanted` has the role's variables power_mode, clocks, headless, swap
+    `facts` is what board_facts has of the board; `wanted` has the role's variables power_mode, clocks, headless, swap
     and hold.
     """
     result: Document = {
-        "problem": problem(found),  # the end of a sentence; nothing else is done then
+        "problem": problem(facts),  # the end of a sentence; nothing else is done then
         "hold": [],  # packages that apt must leave alone
         "swap": 0,  # MB of the swap file to be made
         "fstab": False,  # whether it must be noted there
@@ -45,61 +45,61 @@ def plan(found: Document, wanted: Document) -> Document:
         "clocks": "",  # pin or unpin
         "unit": CLOCKS,  # that pins them
         "target": "",  # to boot to from now on
-        "before": _before(found),  # what is to be remembered for reset
+        "before": _before(facts),  # what is to be remembered for reset
         "notes": [],  # the ends of sentences
         "needed": True,
     }
     if result["problem"]:
         return result
-    result["hold"] = [name for name in _matching(found, wanted["hold"]) if not found["packages"][name]["held"]]
+    result["hold"] = [name for name in _matching(facts, wanted["hold"]) if not facts["packages"][name]["held"]]
     if size := int(wanted["swap"]):
-        _swap(found, size, result)
-    _power(found, wanted, result)
-    desktop = found["before"].get("jetson", result["before"])["target"]
+        _swap(facts, size, result)
+    _power(facts, wanted, result)
+    desktop = facts["before"].get("jetson", result["before"])["target"]
     target = NO_DESKTOP if wanted["headless"] else desktop
-    result["target"] = target if target != found["default_target"] else ""
+    result["target"] = target if target != facts["default_target"] else ""
     keys = ("hold", "swap", "fstab", "zram", "zram_service", "clocks", "target")
     result["needed"] = any(result[key] for key in keys) or result["power_mode"] is not None
     return result
 
 
-def problem(found: Document) -> str:
+def problem(facts: Document) -> str:
     """Return what makes the board unusable."""
-    return _release_problem(found) or _runtime_problem(found)
+    return _release_problem(facts) or _runtime_problem(facts)
 
 
-def checks(found: Document, docker: bool, in_group: bool) -> dict[str, tuple[str, str, str]]:
+def checks(facts: Document, docker: bool, in_group: bool) -> dict[str, tuple[str, str, str]]:
     """Return what preflight shows, by check: its state, a word, and a sentence's end.
 
     `docker` is whether that is the runtime, `in_group` whether the inventory calls it a Jetson.
     """
-    release, wrong, result = _release(found), _release_problem(found), {}
+    release, wrong, result = _release(facts), _release_problem(facts), {}
     if release:
         result["system"] = ("fail" if wrong else "ok", f"L4T {release}", wrong)
     elif in_group and docker:
         result["system"] = ("fail", "no L4T", wrong)
-    if docker and found["tegra"] and "error" not in found["docker"]:
-        result["nvidia"] = _nvidia_check(found)
+    if docker and facts["tegra"] and "error" not in facts["docker"]:
+        result["nvidia"] = _nvidia_check(facts)
     return result
 
 
-def _nvidia_check(found: Document) -> tuple[str, str, str]:
+def _nvidia_check(facts: Document) -> tuple[str, str, str]:
     """Judge whether a Jetson's containers get its GPU."""
-    if "nvidia" in found["docker"]["runtimes"]:
+    if "nvidia" in facts["docker"]["runtimes"]:
         return "ok", "yes", ""
-    if wrong := _runtime_problem(found):
+    if wrong := _runtime_problem(facts):
         return "fail", "no", wrong
     return "warn", "no", "has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it"
 
 
-def _release(found: Document) -> str:
+def _release(facts: Document) -> str:
     """Return the release of L4T, or "" where there is none."""
-    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", found["tegra"] or "")
+    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", facts["tegra"] or "")
     return f"{tegra[1]}.{tegra[2]}" if tegra else ""
 
 
-def _release_problem(found: Document) -> str:
-    release = _release(found)
+def _release_problem(facts: Document) -> str:
+    release = _release(facts)
     if not release:
         return "is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it to another group"
     if re.match(r"32\.[67]\.", release):
@@ -107,83 +107,83 @@ def _release_problem(found: Document) -> str:
     return f"has L4T {release}, but the tutorial's image is made for JetPack 4.6, L4T 32.6 or 32.7: flash JetPack 4.6.1"
 
 
-def _runtime_problem(found: Document) -> str:
-    docker = found["docker"]
-    if "error" in docker or "nvidia" in docker["runtimes"] or found["engine"]["nvidia"]:
+def _runtime_problem(facts: Document) -> str:
+    docker = facts["docker"]
+    if "error" in docker or "nvidia" in docker["runtimes"] or facts["engine"]["nvidia"]:
         return ""
     return "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container-runtime"
 
 
-def power(found: Document) -> tuple[int | None, bool | None]:
+def power(facts: Document) -> tuple[int | None, bool | None]:
     """Return the power mode, and whether the clocks are pinned; None for what the board cannot say."""
-    mode = re.search(r"^(\d+)\s*$", found["outputs"]["power_mode"], re.MULTILINE)
-    gpu = re.search(r"GPU MinFreq=(\d+) MaxFreq=(\d+)", found["outputs"]["clocks"])
+    mode = re.search(r"^(\d+)\s*$", facts["outputs"]["power_mode"], re.MULTILINE)
+    gpu = re.search(r"GPU MinFreq=(\d+) MaxFreq=(\d+)", facts["outputs"]["clocks"])
     return int(mode[1]) if mode else None, gpu[1] == gpu[2] if gpu else None
 
 
-def undo(found: Document, hold: list[str]) -> Document:
+def undo(facts: Document, hold: list[str]) -> Document:
     """Return what there is to do to give the board back, as `plan` does; nothing where the role changed nothing."""
-    before = found["before"].get("jetson")
+    before = facts["before"].get("jetson")
     result: Document = {
         "release": [], "swap": False, "zram": False, "power_mode": None, "clocks": False, "target": "",
         "needed": before is not None,
     }  # fmt: skip
     if before is None:
         return result
-    held = [name for name in _matching(found, hold) if found["packages"][name]["held"]]
+    held = [name for name in _matching(facts, hold) if facts["packages"][name]["held"]]
     result["release"] = [name for name in held if name not in before["held"]]
-    result["swap"] = SWAP_FILE in found["swaps"] or _in_fstab(found)
-    result["zram"] = before["zram"] and "nvzramconfig.service" not in found["enabled"]
-    result["clocks"] = CLOCKS_UNIT in found["files"]
-    if before["power_mode"] != power(found)[0]:
+    result["swap"] = SWAP_FILE in facts["swaps"] or _in_fstab(facts)
+    result["zram"] = before["zram"] and "nvzramconfig.service" not in facts["enabled"]
+    result["clocks"] = CLOCKS_UNIT in facts["files"]
+    if before["power_mode"] != power(facts)[0]:
         result["power_mode"] = before["power_mode"]
-    if before["target"] != found["default_target"]:
+    if before["target"] != facts["default_target"]:
         result["target"] = before["target"]
     return result
 
 
-def _before(found: Document) -> Document:
+def _before(facts: Document) -> Document:
     """Return how the board is, in all that the role may change."""
     return {
-        "held": sorted(name for name, package in found["packages"].items() if package["held"]),
-        "zram": "nvzramconfig.service" in found["enabled"], "power_mode": power(found)[0],
-        "target": found["default_target"], "time_service": found["time_service"],
+        "held": sorted(name for name, package in facts["packages"].items() if package["held"]),
+        "zram": "nvzramconfig.service" in facts["enabled"], "power_mode": power(facts)[0],
+        "target": facts["default_target"], "time_service": facts["time_service"],
     }  # fmt: skip
 
 
-def _matching(found: Document, patterns: list[str]) -> list[str]:
-    return sorted(name for name in found["packages"] if any(fnmatch(name, pattern) for pattern in patterns))
+def _matching(facts: Document, patterns: list[str]) -> list[str]:
+    return sorted(name for name in facts["packages"] if any(fnmatch(name, pattern) for pattern in patterns))
 
 
-def _in_fstab(found: Document) -> bool:
-    return re.search(rf"^{SWAP_FILE}\s", found["files"].get("/etc/fstab", ""), re.MULTILINE) is not None
+def _in_fstab(facts: Document) -> bool:
+    return re.search(rf"^{SWAP_FILE}\s", facts["files"].get("/etc/fstab", ""), re.MULTILINE) is not None
 
 
-def _swap(found: Document, size: int, result: Document) -> None:
+def _swap(facts: Document, size: int, result: Document) -> None:
     """A swap file of `size` MB in place of JetPack's compressed memory, which takes from training what it gives."""
-    now = found["swaps"].get(SWAP_FILE)
+    now = facts["swaps"].get(SWAP_FILE)
     if now is None or now + HEADER != size * 2**20:
-        if found["free"] - SPARE < size * 2**20 - (now or 0):
+        if facts["free"] - SPARE < size * 2**20 - (now or 0):
             result["notes"].append(
-                f"has {found['free'] / 1e9:.1f} GB of disk left, too little for a swap file of {size} MB, so its swap "
+                f"has {facts['free'] / 1e9:.1f} GB of disk left, too little for a swap file of {size} MB, so its swap "
                 "stays as it is: lower jetson_swap"
             )
             return
         result["swap"] = size
-    result["fstab"] = not _in_fstab(found)
-    result["zram"] = sorted(name for name in found["swaps"] if name.startswith("/dev/zram"))
-    result["zram_service"] = "nvzramconfig.service" in found["enabled"]
+    result["fstab"] = not _in_fstab(facts)
+    result["zram"] = sorted(name for name in facts["swaps"] if name.startswith("/dev/zram"))
+    result["zram_service"] = "nvzramconfig.service" in facts["enabled"]
 
 
-def _power(found: Document, wanted: Document, result: Document) -> None:
-    mode, pinned = power(found)
+def _power(facts: Document, wanted: Document, result: Document) -> None:
+    mode, pinned = power(facts)
     if mode is None:
         result["notes"].append("has no nvpmodel that says its power mode, so that stays as it is")
     elif mode != int(wanted["power_mode"]):
         result["power_mode"] = int(wanted["power_mode"])
-    placed = found["files"].get(CLOCKS_UNIT) == CLOCKS and "flowerbed-clocks.service" in found["enabled"]
+    placed = facts["files"].get(CLOCKS_UNIT) == CLOCKS and "flowerbed-clocks.service" in facts["enabled"]
     if not wanted["clocks"]:
-        result["clocks"] = "unpin" if CLOCKS_UNIT in found["files"] else ""
+        result["clocks"] = "unpin" if CLOCKS_UNIT in facts["files"] else ""
     elif pinned is None:
         result["notes"].append("has no jetson_clocks, so its clocks stay as they are")
     elif not placed or not pinned or result["power_mode"] is not None:

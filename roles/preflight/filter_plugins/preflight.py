@@ -46,22 +46,22 @@ def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
     """Judge a first connection; `answer` is what board_facts returned."""
     if "board" in answer:
         return Finding(OK, "yes")
-    said, address, user = " ".join(str(answer.get("msg", "")).split()), wanted["address"], wanted["user"]
+    message, address, user = " ".join(str(answer.get("msg", "")).split()), wanted["address"], wanted["user"]
     login = f"{wanted['options']} {user}@{address}" if user else f"{wanted['options']} {address}"
     place = address if wanted["port"] == 22 else f"{address}, port {wanted['port']}"
     key = address if wanted["port"] == 22 else f"[{address}]:{wanted['port']}"  # as a known-hosts file has it
     whose = ""
-    if named := NAMED.search(said):
+    if named := NAMED.search(message):
         key = next(filter(None, named.groups()))
         host = re.sub(r"^\[(.+)\]:\d+$", r"\1", key)
         if host != address:
             whose, place = f"is reached by way of {host}, which ", host
-            if denied := re.search(r"(\S+)@(\S+): Permission denied", said):
+            if denied := re.search(r"(\S+)@(\S+): Permission denied", message):
                 user, login = denied[1], f" {denied[1]}@{denied[2]}"
     for pattern, word, sentence in (
         (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed", "key!",
          "shows another SSH host key than before. If you installed it anew, forget the old one with "
-         f"{_forget(key, said, wanted['options'])}; if not, somebody may stand between you and it"),
+         f"{_forget(key, message, wanted['options'])}; if not, somebody may stand between you and it"),
         (r"Host key verification failed|authenticity of host", "key?",
          f"has an SSH host key that this machine does not know: look at it and accept it with ssh{login}"),
         (r"Permission denied|Invalid/incorrect password|Authentication fail", "login",
@@ -74,16 +74,16 @@ def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
         (r"timed out|No route to host|refused|unreachable|closed by", "no",
          f"does not answer at {place}: look whether it is on, in this network, and has SSH enabled"),
     ):  # fmt: skip
-        if re.search(pattern, said, re.IGNORECASE):
+        if re.search(pattern, message, re.IGNORECASE):
             return Finding(FAIL, word, whose + sentence)
     if answer.get("unreachable"):
-        return Finding(FAIL, "no", f"cannot be reached: {said}")
-    return Finding(FAIL, "python", f"could not be looked at: {said or 'it said nothing'}")
+        return Finding(FAIL, "no", f"cannot be reached: {message}")
+    return Finding(FAIL, "python", f"could not be looked at: {message or 'it said nothing'}")
 
 
-def _forget(key: str, said: str, options: str) -> str:
+def _forget(key: str, message: str, options: str) -> str:
     """Return the command by which ssh forgets a host's key, in the file that ssh says or was told."""
-    file = re.search(r"Offending \S+ key in (.+?):\d+( |$)", said) or re.search(
+    file = re.search(r"Offending \S+ key in (.+?):\d+( |$)", message) or re.search(
         r"UserKnownHostsFile[= ]([^\s'\"]+)", options
     )
     return f"ssh-keygen -R {shlex.quote(key)}" + (f" -f {shlex.quote(file[1])}" if file else "")
@@ -148,11 +148,11 @@ def disk(device: Device) -> Finding:
 
 def memory(device: Device) -> Finding:
     """Judge what is free of memory and swap."""
-    found = device.facts["memory"]
-    word = f"{found['total'] / 1e9:.1f}+{found['swap'] / 1e9:.1f} GB"
-    if found["available"] + found["swap"] >= device.bounds["memory"] * 1e6:
+    amounts = device.facts["memory"]
+    word = f"{amounts['total'] / 1e9:.1f}+{amounts['swap'] / 1e9:.1f} GB"
+    if amounts["available"] + amounts["swap"] >= device.bounds["memory"] * 1e6:
         return Finding(OK, word)
-    spare = (found["available"] + found["swap"]) / 1e6
+    spare = (amounts["available"] + amounts["swap"]) / 1e6
     return Finding(WARN, word, f"has {spare:.0f} MB of memory and swap to spare, less than the "
                                f"{device.bounds['memory']:g} MB to train with: add swap, or lower fl_batch_size"
                    )  # fmt: skip
@@ -178,21 +178,21 @@ def wifi(device: Device) -> Finding:
 
 def port(device: Device) -> Finding:
     """Judge whether the device gets to the server; before deploy.yml nobody listens there, and that is no failure."""
-    found, where = device.facts["port"], device.wanted["server"]
-    if found in ("open", "refused"):
-        return Finding(OK, "open" if found == "open" else "free")
-    return Finding(FAIL, "no", f"cannot reach the server at {where} ({found}): open that port in this machine's "
+    answer, where = device.facts["port"], device.wanted["server"]
+    if answer in ("open", "refused"):
+        return Finding(OK, "open" if answer == "open" else "free")
+    return Finding(FAIL, "no", f"cannot reach the server at {where} ({answer}): open that port in this machine's "
                                "firewall; fl_server_host is its address as the device sees it")  # fmt: skip
 
 
 def trainer(device: Device) -> Finding:
     """Judge the trainer, where one was deployed."""
-    found = device.facts["trainer"]
-    if found is None:
+    health = device.facts["trainer"]
+    if health is None:
         return Finding(NONE, "-")
-    if found.get("problem"):
-        return Finding(WARN, "problem", f"has a trainer that is not usable: {str(found['problem']).rstrip('.')}")
-    return Finding(OK, "ready" if found.get("ready") else "loading")
+    if health.get("problem"):
+        return Finding(WARN, "problem", f"has a trainer that is not usable: {str(health['problem']).rstrip('.')}")
+    return Finding(OK, "ready" if health.get("ready") else "loading")
 
 
 CHECKS: dict[str, Callable[[Device], Finding]] = {
@@ -224,8 +224,8 @@ def judge(
         }  # fmt: skip
         as_root, plain = own["board_answer"], own.get("board_plain", {})
         answer = as_root if "board" in as_root or as_root.get("unreachable") or plain.get("skipped") else plain
-        found = report[name] = {"ssh": reach(answer, wanted)}
-        if found["ssh"].state == FAIL:
+        findings = report[name] = {"ssh": reach(answer, wanted)}
+        if findings["ssh"].state == FAIL:
             continue
         facts = answer["board"]
         facts = {
@@ -236,33 +236,33 @@ def judge(
             "offset": _offset(facts, end),
         }
         device = Device(wanted, facts, {bound: float(value) for bound, value in bounds.items()})
-        found |= {check: judged(device) for check, judged in CHECKS.items()}
+        findings |= {check: judged(device) for check, judged in CHECKS.items()}
         for role in OF_ROLES:
-            found |= {check: Finding(*finding) for check, finding in own[role].items()}
-        report[name] = {check: found.get(check, Finding(NONE, "-")) for check in COLUMNS}
+            findings |= {check: Finding(*finding) for check, finding in own[role].items()}
+        report[name] = {check: findings.get(check, Finding(NONE, "-")) for check in COLUMNS}
     return {
         "table": _table(report),
         "warnings": [f"{name} {finding.sentence}" for name, finding in _all(report, WARN)],
         "failures": {
-            name: [f"{name} {finding.sentence}." for _, finding in _all({name: found}, FAIL)]
-            for name, found in report.items()
-            if _all({name: found}, FAIL)
+            name: [f"{name} {finding.sentence}." for _, finding in _all({name: findings}, FAIL)]
+            for name, findings in report.items()
+            if _all({name: findings}, FAIL)
         },
         "devices": {
-            name: {check: finding._asdict() for check, finding in found.items()} for name, found in report.items()
+            name: {check: finding._asdict() for check, finding in findings.items()} for name, findings in report.items()
         },
     }
 
 
 def _options(own: dict[str, Any]) -> str:
     """Return the options of a host's connections, as ssh and ssh-copy-id both understand them, each after a blank."""
-    found = " ".join(str(own.get(f"ansible_ssh_{kind}_args") or "") for kind in ("common", "extra")).split()
-    found = re.sub(r"(^| )-J ?(?=\S)", r"\1-o ProxyJump=", " ".join(found)).split(" ")
+    options = " ".join(str(own.get(f"ansible_ssh_{kind}_args") or "") for kind in ("common", "extra")).split()
+    options = re.sub(r"(^| )-J ?(?=\S)", r"\1-o ProxyJump=", " ".join(options)).split(" ")
     if str(own.get("ansible_port", 22)) != "22":
-        found.append(f"-p {own['ansible_port']}")
+        options.append(f"-p {own['ansible_port']}")
     if own.get("ansible_ssh_private_key_file"):
-        found.append(f"-i {shlex.quote(own['ansible_ssh_private_key_file'])}")
-    return "".join(f" {option}" for option in found if option)
+        options.append(f"-i {shlex.quote(own['ansible_ssh_private_key_file'])}")
+    return "".join(f" {option}" for option in options if option)
 
 
 def barrier(own: dict[str, Any], name: str, runtime: str) -> str:
@@ -273,10 +273,10 @@ def barrier(own: dict[str, Any], name: str, runtime: str) -> str:
     as_root, plain = own.get("board_answer", {"skipped": True}), own.get("board_plain", {})
     if as_root.get("skipped"):
         return ""
-    found = reach(plain if "board" in plain else as_root, _login(name, own))
+    finding = reach(plain if "board" in plain else as_root, _login(name, own))
     error = as_root.get("board", {}).get("docker", {}).get("error", "not installed")
-    if found.state == FAIL or runtime != "docker" or error == "not installed":
-        return found.sentence
+    if finding.state == FAIL or runtime != "docker" or error == "not installed":
+        return finding.sentence
     return f"has a Docker engine that {error}: start it there (systemctl start docker)"
 
 
@@ -289,7 +289,9 @@ def _login(name: str, own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all(report: dict[str, dict[str, Finding]], state: str) -> list[tuple[str, Finding]]:
-    return [(name, finding) for name, found in report.items() for finding in found.values() if finding.state == state]
+    return [
+        (name, finding) for name, findings in report.items() for finding in findings.values() if finding.state == state
+    ]
 
 
 def _offset(facts: dict[str, Any], end: float) -> float:
@@ -300,8 +302,8 @@ def _offset(facts: dict[str, Any], end: float) -> float:
 def _table(report: dict[str, dict[str, Finding]]) -> str:
     marks = {OK: "", NONE: "", WARN: "~", FAIL: "!"}
     rows = [["device", *COLUMNS]]
-    for name, found in report.items():
-        cells = [found.get(check, Finding(NONE, "?")) for check in COLUMNS]
+    for name, findings in report.items():
+        cells = [findings.get(check, Finding(NONE, "?")) for check in COLUMNS]
         rows.append([name, *(marks[cell.state] + cell.word for cell in cells)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

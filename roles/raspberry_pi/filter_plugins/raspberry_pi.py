@@ -43,65 +43,65 @@ WantedBy=multi-user.target
 """
 
 
-def plan(found: Document, wanted: Document) -> Document:
+def plan(facts: Document, wanted: Document) -> Document:
     """Return what there is to do: see the keys of `result`.
 
-    `found` is what board_facts has of the board; `wanted` has the role's variables swap and wifi_power_save.
+    `facts` is what board_facts has of the board; `wanted` has the role's variables swap and wifi_power_save.
     """
     result: Document = {
-        "problem": problem(found),  # the end of a sentence; nothing else is done then
+        "problem": problem(facts),  # the end of a sentence; nothing else is done then
         "cmdline": "",  # path of the kernel's command line, if it lacks the token
         "files": {},  # text by path, to be placed
         "wifi": [],  # interfaces that save power now
         "unit": False,  # whether the unit that keeps them awake must be enabled
         "swap": False,  # whether dphys-swapfile must make its file anew
-        "reboot": found["reboot"],  # whether what was changed needs one
-        "before": _before(found),  # what is to be remembered for reset
+        "reboot": facts["reboot"],  # whether what was changed needs one
+        "before": _before(facts),  # what is to be remembered for reset
         "notes": [],  # the ends of sentences
         "needed": True,
     }
     if result["problem"]:
         return result
-    _memory_cgroup(found, result)
+    _memory_cgroup(facts, result)
     if not wanted["wifi_power_save"]:
-        _wifi(found, result)
+        _wifi(facts, result)
     if size := int(wanted["swap"]):
-        _swap(found, size, result)
+        _swap(facts, size, result)
     result["needed"] = any(result[key] for key in ("cmdline", "files", "wifi", "unit", "swap", "reboot"))
     return result
 
 
-def problem(found: Document) -> str:
+def problem(facts: Document) -> str:
     """Return what makes the board unusable: PyTorch has no 32-bit build."""
-    if found["machine"] in ("aarch64", "x86_64") and found["bits"] == 64:
+    if facts["machine"] in ("aarch64", "x86_64") and facts["bits"] == 64:
         return ""
-    what = "32-bit programs on a 64-bit kernel" if found["machine"] in ("aarch64", "x86_64") else "a 32-bit system"
-    return f"has {what} ({found['machine']}): install the 64-bit edition of its operating system"
+    what = "32-bit programs on a 64-bit kernel" if facts["machine"] in ("aarch64", "x86_64") else "a 32-bit system"
+    return f"has {what} ({facts['machine']}): install the 64-bit edition of its operating system"
 
 
-def checks(found: Document, docker: bool) -> dict[str, tuple[str, str, str]]:
+def checks(facts: Document, docker: bool) -> dict[str, tuple[str, str, str]]:
     """Return what preflight shows, by check: its state, a word, and a sentence's end. `docker` is the runtime."""
-    wrong = problem(found)
+    wrong = problem(facts)
     return {
         "bits": ("fail", "32", wrong) if wrong else ("ok", "64", ""),
-        "cgroup": _cgroup_check(found, docker),
-        "throttled": _throttled_check(found),
+        "cgroup": _cgroup_check(facts, docker),
+        "throttled": _throttled_check(facts),
     }
 
 
-def _cgroup_check(found: Document, docker: bool) -> tuple[str, str, str]:
+def _cgroup_check(facts: Document, docker: bool) -> tuple[str, str, str]:
     """Judge whether a container's memory can be limited."""
-    if found["memory_cgroup"]:
+    if facts["memory_cgroup"]:
         return "ok", "yes", ""
     if not docker:
         return "-", "no", ""
-    later = " yet: deploy.yml turns that on, and reboots it" if found["kind"] == "raspberry_pi" else ""
+    later = " yet: deploy.yml turns that on, and reboots it" if facts["kind"] == "raspberry_pi" else ""
     return "warn", "no", f"cannot limit a container's memory{later}"
 
 
-def _throttled_check(found: Document) -> tuple[str, str, str]:
+def _throttled_check(facts: Document) -> tuple[str, str, str]:
     """Judge vcgencmd get_throttled: bits 0 to 3 are now, 16 to 19 since boot."""
-    output = re.search(r"throttled=(0x[0-9a-fA-F]+)", found["outputs"]["throttled"])
+    output = re.search(r"throttled=(0x[0-9a-fA-F]+)", facts["outputs"]["throttled"])
     if not output:
         return "-", "-", ""
     bits = int(output[1], 16)
@@ -112,27 +112,27 @@ def _throttled_check(found: Document) -> tuple[str, str, str]:
     return "warn", "now" if bits & 0xF else "was", f"{when} slowed down, {why}"
 
 
-def power_save(found: Document) -> dict[str, bool]:
+def power_save(facts: Document) -> dict[str, bool]:
     """Return by wireless interface whether it saves power."""
-    lines = (line.partition(" ") for line in found["outputs"]["power_save"].splitlines())
+    lines = (line.partition(" ") for line in facts["outputs"]["power_save"].splitlines())
     return {name: ": on" in answer for name, _, answer in lines}
 
 
-def undo(found: Document) -> Document:
+def undo(facts: Document) -> Document:
     """Return what there is to do to give the board back, as `plan` does; nothing where the role changed nothing."""
-    before, files = found["before"].get("raspberry_pi"), found["files"]
+    before, files = facts["before"].get("raspberry_pi"), facts["files"]
     result: Document = {
         "cmdline": "", "files": {}, "remove": [], "wifi": [], "swap": False, "reboot": False,
         "needed": before is not None,
     }  # fmt: skip
     if before is None:
         return result
-    if _token(found) and not before["token"]:
-        result |= {"cmdline": _cmdline(found), "reboot": True}
+    if _token(facts) and not before["token"]:
+        result |= {"cmdline": _cmdline(facts), "reboot": True}
     result["remove"] = [path for path in (NETWORK_MANAGER, UNIT, RPI_DROP_IN) if path in files]
     result["reboot"] |= RPI_DROP_IN in files
     saved = [name for name, saves in before["power_save"].items() if saves]
-    result["wifi"] = [name for name in saved if power_save(found).get(name) is False]
+    result["wifi"] = [name for name in saved if power_save(facts).get(name) is False]
     if DPHYS in files:
         text = files[DPHYS]
         for name, value in before["swap"].items():
@@ -142,50 +142,50 @@ def undo(found: Document) -> Document:
     return result
 
 
-def _before(found: Document) -> Document:
+def _before(facts: Document) -> Document:
     """Return how the board is, in all that the role may change."""
-    swap = found["files"].get(DPHYS, "")
+    swap = facts["files"].get(DPHYS, "")
     return {
-        "token": _token(found), "power_save": power_save(found), "time_service": found["time_service"],
+        "token": _token(facts), "power_save": power_save(facts), "time_service": facts["time_service"],
         "swap": {name: _value(swap, name) for name in ("CONF_SWAPSIZE", "CONF_MAXSWAP")},
     }  # fmt: skip
 
 
-def _cmdline(found: Document) -> str:
+def _cmdline(facts: Document) -> str:
     """Return the path of what the firmware gives the kernel as its command line, or ""."""
-    return next((path for path in CMDLINES if path in found["files"]), "")
+    return next((path for path in CMDLINES if path in facts["files"]), "")
 
 
-def _token(found: Document) -> bool:
+def _token(facts: Document) -> bool:
     """Return whether the token is on that line."""
-    return TOKEN in found["files"].get(_cmdline(found), "").partition("\n")[0].split()
+    return TOKEN in facts["files"].get(_cmdline(facts), "").partition("\n")[0].split()
 
 
-def _memory_cgroup(found: Document, result: Document) -> None:
+def _memory_cgroup(facts: Document, result: Document) -> None:
     """A container's memory can be limited only if the kernel's command line says so."""
-    if not found["memory_cgroup"] and not _token(found) and _cmdline(found):
-        result |= {"cmdline": _cmdline(found), "reboot": True}
+    if not facts["memory_cgroup"] and not _token(facts) and _cmdline(facts):
+        result |= {"cmdline": _cmdline(facts), "reboot": True}
 
 
-def _wifi(found: Document, result: Document) -> None:
+def _wifi(facts: Document, result: Document) -> None:
     """Wi-Fi stays awake: by NetworkManager where that is in charge, else by a unit of ours."""
-    interfaces = power_save(found)
+    interfaces = power_save(facts)
     result["wifi"] = [name for name, saves in interfaces.items() if saves]
     if not interfaces:
         return
-    if "NetworkManager.service" in found["enabled"]:
+    if "NetworkManager.service" in facts["enabled"]:
         path, text = NETWORK_MANAGER, POWER_SAVE_OFF
     else:
         commands = "; ".join(f"iw dev {name} set power_save off" for name in sorted(interfaces))
         path, text = UNIT, AWAKE.format(commands=commands)
-        result["unit"] = "flowerbed-wifi.service" not in found["enabled"]
-    if found["files"].get(path) != text:
+        result["unit"] = "flowerbed-wifi.service" not in facts["enabled"]
+    if facts["files"].get(path) != text:
         result["files"][path] = text
 
 
-def _swap(found: Document, size: int, result: Document) -> None:
+def _swap(facts: Document, size: int, result: Document) -> None:
     """Swap of `size` MB, by what the system's generation makes it with."""
-    files = found["files"]
+    files = facts["files"]
     if RPI_SWAP in files:
         path, text, reboot = RPI_DROP_IN, RPI_SIZE.format(size=size), True  # says swap.conf(5)
     elif DPHYS in files:
@@ -195,12 +195,12 @@ def _swap(found: Document, size: int, result: Document) -> None:
     else:
         result["notes"].append("has neither dphys-swapfile nor rpi-swap, so its swap stays as it is")
         return
-    now = sum(found["swaps"].values())
+    now = sum(facts["swaps"].values())
     if files.get(path) == text and (reboot or now):
         return
-    if found["free"] - SPARE < size * 2**20 - now:
+    if facts["free"] - SPARE < size * 2**20 - now:
         result["notes"].append(
-            f"has {found['free'] / 1e9:.1f} GB of disk left, too little for swap of {size} MB, so that stays as it is: "
+            f"has {facts['free'] / 1e9:.1f} GB of disk left, too little for swap of {size} MB, so that stays as it is: "
             "lower raspberry_pi_swap"
         )
         return
@@ -212,8 +212,8 @@ def _swap(found: Document, size: int, result: Document) -> None:
 
 def _value(text: str, name: str) -> str | None:
     """Return what a shell fragment assigns to `name`, or None."""
-    found = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
-    return found[-1] if found else None
+    values = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return values[-1] if values else None
 
 
 def _assign(text: str, name: str, value: Any) -> str:
