@@ -254,3 +254,17 @@ def test_this_machine_is_looked_at(tmp_path):
 )  # fmt: skip
 def test_what_keeps_playbooks_from_a_device(own, runtime, sentence):
     assert preflight.barrier(own, "d", runtime) == sentence
+
+
+def test_the_playbook_judges_this_machine(tmp_path):
+    """With what the roles look for and say themselves."""
+    program = Path(sys.executable).with_name("ansible-playbook")
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [program, "playbooks/preflight.yml", "--limit", "localhost,rpi-1", "-e", f"preflight_report={report}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout + done.stderr
+    checks = json.loads(report.read_text())["devices"]["rpi-1"]
+    assert set(checks) == set(preflight.COLUMNS)
+    assert checks["ssh"]["state"] == checks["bits"]["state"] == "ok" and checks["throttled"]["state"] == "-"
