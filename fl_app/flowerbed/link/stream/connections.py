@@ -232,6 +232,7 @@ class Connections:
                 else "its connection ended before it answered"
             )  # fmt: skip
         device.waiting.clear()
+        device.outgoing = asyncio.Queue()  # a timer may hold the device for as long as a round may take
 
     async def _read(self, device: _Device, context: grpc.aio.ServicerContext) -> None:
         reader = wire.Reader(device.accept)
