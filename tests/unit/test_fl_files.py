@@ -25,7 +25,8 @@ spec.loader.exec_module(fl_files)
 PLACED = ["app/flowerbed/__init__.py", "app/task.py", "trainer.json", "programs/trainer.conf", "shard/train.npz"]
 WRITTEN = [
     "logs/trainer.log", "logs/supervisord.log.1", "app/__pycache__/task.cpython-311.pyc", "supervisord.pid",
-    "superlink.db-wal", "slots/slot-0", "shards/rpi-1/train.npz", "shards/.state.json", "flwr/apps/a/b/c.py",
+    "superlink.db-wal", "slots/slot-0", "shards/rpi-1/train.npz", "shards/.state.json", "shards/.fetched/files/a/b",
+    "flwr/apps/a/b/c.py",
 ]  # fmt: skip
 DOWNLOADS = {"cifar10": ["cifar-10-binary.tar.gz"]}
 

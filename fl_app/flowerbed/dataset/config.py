@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from flowerbed.dataset import DatasetError
 from flowerbed.dataset.files import LIMIT
 
-LOADERS = ("digits", "cifar10", "fashion_mnist", "folder")
+LOADERS = ("digits", "cifar10", "fashion_mnist", "folder", "hub")
 PARTITIONS = ("iid", "dirichlet", "sizes")
 SERVER = "server"  # the folder of the server's test set, beside the devices' own
 
@@ -22,7 +22,11 @@ class Config:
     name: str
     devices: list[str]
     output: str
-    path: str = ""
+    path: str = ""  # with `hub`, where what is fetched is kept
+    hub: str = ""
+    subset: str = ""
+    features: list[str] = field(default_factory=list)
+    label: str = ""
     partition: str = "iid"
     alpha: float = 0.5
     sizes: dict[str, int] = field(default_factory=dict)
@@ -43,7 +47,7 @@ def read(path: str) -> Config:
     if not isinstance(keys, dict):
         raise DatasetError(f"{path} holds no JSON object")
     for key in keys:
-        _known(key, [each.name for each in fields(Config)], f"a key of {path}")
+        known(key, [each.name for each in fields(Config)], f"a key of {path}")
     for each in fields(Config):
         if each.default is MISSING and each.default_factory is MISSING and each.name not in keys:
             raise DatasetError(f"{path} lacks {each.name}")
@@ -54,13 +58,17 @@ def read(path: str) -> Config:
 
 
 def _check(config: Config) -> None:
-    for name in ("name", "path", "partition", "output"):
+    for name in ("name", "path", "hub", "subset", "label", "partition", "output"):
         if not isinstance(getattr(config, name), str):
             raise DatasetError(f"dataset_{name} is {getattr(config, name)!r}, not a text")
     if config.name == "device":
         raise DatasetError("dataset_name device means that the data already lies on the devices: nothing to split")
-    _known(config.name, LOADERS, "dataset_name")
-    _known(config.partition, PARTITIONS, "dataset_partition")
+    known(config.name, LOADERS, "dataset_name")
+    known(config.partition, PARTITIONS, "dataset_partition")
+    if not isinstance(config.features, list) or not all(isinstance(name, str) for name in config.features):
+        raise DatasetError(f"dataset_features is {config.features!r}, not a list of columns")
+    if not config.path and config.name == "hub":
+        raise DatasetError("dataset_path and dataset_hub are empty: give the folder or the name of the data set")
     if not config.path and config.name != "digits":
         raise DatasetError(f"dataset_path is empty: say where {config.name} lies")
     devices = config.devices if isinstance(config.devices, list) else []
@@ -90,14 +98,15 @@ def _check_sizes(config: Config) -> None:
     if not isinstance(config.sizes, dict):
         raise DatasetError("sizes must give each device its number of examples")
     for device in config.sizes:
-        _known(device, config.devices, "the device in dataset_size")
+        known(device, config.devices, "the device in dataset_size")
     for device in config.devices:
         if not _is_count(config.sizes.get(device)):
             problem = repr(config.sizes[device]) if device in config.sizes else "missing"
             raise DatasetError(f"dataset_size of {device} is {problem}: give its number of examples, 1 or more")
 
 
-def _known(value: object, names: Collection[str], what: str) -> None:
+def known(value: object, names: Collection[str], what: str) -> None:
+    """Raise DatasetError, with what it may be instead, where `value` is none of `names`."""
     if value not in names:
         close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"it can be {', '.join(names)}"

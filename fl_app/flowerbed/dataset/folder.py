@@ -32,7 +32,7 @@ _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 _REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 # The files of a folder or zip: names (UTF-8, with "/"), and functions of a name that open it and give its bytes' number
-_Files = namedtuple("_Files", ["names", "open", "size"])
+Files = namedtuple("Files", ["names", "open", "size"])
 
 
 def sources(config):
@@ -67,7 +67,7 @@ def read(path, size=None, limit=files.LIMIT):
         if not images:
             raise DatasetError("%s holds no images: %s%s" % (path, LAYOUT, left_out and "; " + left_out))
         classes = _classes(path, found, images)
-        x = _stack(path, [name for name, _ in images], found, size, limit)
+        x = stack(path, [name for name, _ in images], found, size, limit)
     if left_out:
         warnings.warn(DatasetWarning("%s: %s" % (path, left_out)), stacklevel=2)
     y = np.array([classes.index(label) for _, (_, label) in images], np.int64)
@@ -85,7 +85,7 @@ def class_names(path):
 def _classes(path, found, images):
     labels = {label for _, (_, label) in images}
     for label in sorted(labels):
-        if not _is_printable(label):
+        if not is_printable(label):
             raise DatasetError("%s has a class folder %s, in whose name are characters that cannot be shown: rename it"
                                % (path, label))  # fmt: skip
     listed = [name for name in found.names if _parts(name)[-1] == CLASSES and not _is_hidden(name)]
@@ -110,7 +110,7 @@ def _listed(where, content):
         raise DatasetError("%s is not text in UTF-8: save it as UTF-8" % where) from error
     names = [unicodedata.normalize("NFC", name) for name in names if name]
     for name, count in Counter(names).items():
-        if not _is_printable(name):
+        if not is_printable(name):
             raise DatasetError("%s names a class %s, with characters that cannot be shown: write it anew, in UTF-8"
                                % (where, name))  # fmt: skip
         if count > 1:
@@ -118,19 +118,20 @@ def _listed(where, content):
     return names
 
 
-def _is_printable(name):
+def is_printable(name):
+    """Return whether a name shows what it is: without control characters, and in the order that it is read in."""
     unfit = any(unicodedata.category(letter) in _UNPRINTABLE for letter in name)
     return not unfit and not any(unicodedata.bidirectional(letter) in _REORDERING for letter in name)
 
 
 @contextmanager
 def _open(path):
-    """Yield the `_Files` of the folder or zip `path`."""
+    """Yield the `Files` of the folder or zip `path`."""
     if not os.path.exists(files.encoded(path)):
         raise DatasetError("%s does not exist: put the images there, or correct dataset_path" % path)
     if os.path.isdir(files.encoded(path)):
         inside = {name: files.encoded(os.path.join(path, name)) for name in _walk(path)}
-        yield _Files(
+        yield Files(
             sorted(inside), lambda name: files.open_regular(inside[name]), lambda name: os.stat(inside[name]).st_size
         )
         return
@@ -141,7 +142,7 @@ def _open(path):
     except Exception as error:  # a damaged zip raises many kinds
         raise DatasetError("%s is neither a folder nor a whole zip file (%s)" % (path, files.reason(error))) from error
     with archive:
-        yield _Files([name for name in archive.names if not name.endswith("/")], archive.open, archive.size)
+        yield Files([name for name in archive.names if not name.endswith("/")], archive.open, archive.size)
 
 
 def _walk(path):
@@ -206,7 +207,8 @@ def _places(path, names):
     ]
 
 
-def _stack(path, names, found, size, limit):
+def stack(path, names, found, size, limit):
+    """Return the images `names` among the `Files` `found` of `path` as one array; see `read`. Raises DatasetError."""
     pillow = _pillow(path)
     arrays, total = [], 0
     for name in names:
