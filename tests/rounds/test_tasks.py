@@ -37,54 +37,54 @@ def train(model, data, config):
 
 
 @pytest.fixture(scope="module")
-def garden(tmp_path_factory):
+def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("g")
     (folder / "task.py").write_text(TASK)
-    garden = fleet.Fleet(folder, [40, 60], folder / "task.py")
-    yield garden
-    garden.stop()
+    pair = fleet.Fleet(folder, [40, 60], folder / "task.py")
+    yield pair
+    pair.stop()
 
 
-def counts(garden, what):
-    return [len((garden.folder / host / what).read_text()) for host in ("server", "d0", "d1")]
+def counts(pair, what):
+    return [len((pair.folder / host / what).read_text()) for host in ("server", "d0", "d1")]
 
 
-def model(garden, experiment, number):
-    return checkpoints.load(checkpoints.path_of(garden.folder / "runs" / experiment / "checkpoints", number)).model
+def model(pair, experiment, number):
+    return checkpoints.load(checkpoints.path_of(pair.folder / "runs" / experiment / "checkpoints", number)).model
 
 
-def test_what_a_task_keeps_in_its_module_does_not_reach_another_experiment(garden):
+def test_what_a_task_keeps_in_its_module_does_not_reach_another_experiment(pair):
     for experiment in ("first", "second"):
-        assert garden.run(experiment, rounds=2) == (0, "rounds 1 to 2 are done")
-    left, right = (model(garden, experiment, 2) for experiment in ("first", "second"))
+        assert pair.run(experiment, rounds=2) == (0, "rounds 1 to 2 are done")
+    left, right = (model(pair, experiment, 2) for experiment in ("first", "second"))
     assert all(np.array_equal(left[name], right[name]) for name in left), "the same seed, the same model"
-    losses = [event["loss"] for event in garden.events("second", "device") if event["device"] == "d0"]
+    losses = [event["loss"] for event in pair.events("second", "device") if event["device"] == "d0"]
     assert losses[1] < losses[0]
 
 
-def test_an_experiment_goes_on_with_its_module_and_one_begun_anew_gets_another(garden):
-    garden.run("onward")
-    imported, built = counts(garden, "imported"), counts(garden, "built")
-    assert garden.run("onward") == (0, "round 2 is done")
-    assert counts(garden, "imported") == imported
-    assert counts(garden, "built")[1:] == built[1:]
-    shutil.rmtree(garden.folder / "runs" / "onward")
-    assert garden.run("onward") == (0, "round 1 is done")
-    assert counts(garden, "imported") == [count + 1 for count in imported]
+def test_an_experiment_goes_on_with_its_module_and_one_begun_anew_gets_another(pair):
+    pair.run("onward")
+    imported, built = counts(pair, "imported"), counts(pair, "built")
+    assert pair.run("onward") == (0, "round 2 is done")
+    assert counts(pair, "imported") == imported
+    assert counts(pair, "built")[1:] == built[1:]
+    shutil.rmtree(pair.folder / "runs" / "onward")
+    assert pair.run("onward") == (0, "round 1 is done")
+    assert counts(pair, "imported") == [count + 1 for count in imported]
 
 
-def test_one_model_lasts_for_all_rounds_whatever_the_strategy_adds_to_the_configuration(garden):
-    built, imported = counts(garden, "built"), counts(garden, "imported")
-    assert garden.run("prox", rounds=3, strategy="FedProx", strategy_args={"proximal_mu": 0.1})[0] == 0
-    assert counts(garden, "built") == [count + 1 for count in built]
-    assert counts(garden, "imported") == [count + 1 for count in imported]
+def test_one_model_lasts_for_all_rounds_whatever_the_strategy_adds_to_the_configuration(pair):
+    built, imported = counts(pair, "built"), counts(pair, "imported")
+    assert pair.run("prox", rounds=3, strategy="FedProx", strategy_args={"proximal_mu": 0.1})[0] == 0
+    assert counts(pair, "built") == [count + 1 for count in built]
+    assert counts(pair, "imported") == [count + 1 for count in imported]
 
 
-def test_a_model_that_cannot_travel_ends_the_run_before_any_training(garden):
-    code, sentence = garden.run("type", config={**garden.config("")["config"], "type": "bfloat16"})
+def test_a_model_that_cannot_travel_ends_the_run_before_any_training(pair):
+    code, sentence = pair.run("type", config={**pair.config("")["config"], "type": "bfloat16"})
     assert code == 1
     assert sentence == (
         "the server's trainer made no model: tensor features.0.weight of the task's model has type bfloat16, which can "
         "be neither sent nor saved: use another, such as float32"
     )
-    assert garden.events("type", "device") == []
+    assert pair.events("type", "device") == []

@@ -272,7 +272,7 @@ def test_a_device_that_comes_back_before_its_old_connection_has_ended_needs_no_p
         joined(grid, 1)
         identifier = ask(grid)
         with Device(grid.address, "d0", answer, instance="same"):
-            assert older.ended.wait(2) and "connected anew" in older.reason
+            assert older.ended.wait(15) and "connected anew" in older.reason
             assert reply(grid, identifier).error.reason == "its connection ended before it answered"
             assert read_content(reply(grid, ask(grid)).content)[1] == WORDS
 
