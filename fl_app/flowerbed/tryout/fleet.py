@@ -47,7 +47,10 @@ def trainers(folder: Path, task: Path, data: Data) -> Iterator[None]:
 
 
 class Supervised:
-    """The trainer in the folder `home`, which is started again when it dies, as supervisor or Docker would do."""
+    """The trainer in the folder `home`, which is started again when it dies, as supervisor or Docker would do.
+
+    However this process ends, the trainer does, too.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -61,7 +64,7 @@ class Supervised:
         environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(self._home / "app"), "PYTHONUNBUFFERED": "1"}
         with open(self._home / LOG, "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "flowerbed.trainer", "trainer.json"],
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "flowerbed.trainer", "trainer.json"],
                 cwd=self._home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
