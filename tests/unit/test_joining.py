@@ -61,6 +61,20 @@ def test_a_node_that_does_not_answer_is_waited_for_once():
         assert time.monotonic() < deadline
 
 
+def test_a_query_whose_node_has_gone_or_that_is_over_is_waited_for_no_more():
+    grid = Nodes({1: None, 2: None})
+    abandoned = []
+    grid.abandon = abandoned.extend
+    fleet = Fleet(grid, ["a", "b"], threading.Event(), query_seconds=60)
+    fleet.refresh(patience=0)
+    first, second = grid._sent
+    del grid.about[1]
+    fleet.refresh(patience=0)
+    assert abandoned == [first]
+    fleet.close()
+    assert abandoned == [first, second]
+
+
 def test_classes_are_compared_of_devices_that_can_take_part(tmp_path):
     about = {"ready": True, "task_hash": "new", "classes": ["cat", "dog"]}
     stale = {**about, "name": "a", "task_hash": "old", "classes": ["dog", "cat"]}

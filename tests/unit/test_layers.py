@@ -24,7 +24,10 @@ LAYERS = [
 ]
 # A device's code knows nothing of the server's, nor the other way round.
 DEVICE = ["client", "link.answers", "link.stream.device", "link.superlink.client_app", "trainer"]
-SERVER = ["server", "submit", "rounds", "link.stream.grid", "link.stream.connections", "link.superlink.server_app"]
+SERVER = [
+    "server", "submit", "rounds", "link.stream.grid", "link.stream.connections", "link.stream.submit",
+    "link.superlink.server_app", "link.superlink.submit", "link.superlink.database",
+]  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """The stream's server with devices made by hand: what each may do wrong, and what that costs the others. Real gRPC."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -131,6 +132,9 @@ def test_an_answer_too_many_is_let_go_and_the_next_request_gets_its_own(grid):
         ("too many words", lambda message: answer(message, words="x" * (1 << 16)), "65538 bytes of words, and 65536"),
         ("more than announced", lambda message: [wire.Header(message.id, "train", 0, 3).pack(), b"abcd"],
          "it sent another number of bytes than it had announced"),
+        ("small parts", lambda message: [wire.Header(message.id, "train", 0, 9).pack(), b"a"], "another number of bytes"),
+        ("nested words", lambda message: [wire.Header(message.id, "train", 1972).pack(), b"[" * 986 + b"]" * 986],
+         "it sent words that"),
         ("no JSON", lambda message: [wire.Header(message.id, "train", 3).pack(), b"{no"], "words that are not JSON"),
     ],
 )  # fmt: skip
@@ -148,9 +152,34 @@ def test_a_score_has_no_tensors(grid):
     assert "1 bytes of tensors, and 0 are the most" in reason
 
 
-def test_a_message_beyond_all_limits_ends_the_connection_and_reaches_no_memory(grid):
+def test_a_message_beyond_all_limits_ends_the_connection(grid):
     reason, device = failure(grid, lambda message: [wire.Header(message.id, "train", 0, 5).pack(), bytes(900_000)])
     assert reason == "its connection ended before it answered" and held(grid) == 0
+
+
+def test_nothing_of_an_answer_stays_once_its_reply_was_taken(grid):
+    with Device(grid.address, "d0", lambda message: answer(message, b"update")):
+        joined(grid, 1)
+        for _ in range(20):
+            reply(grid, ask(grid))
+        device = grid._connections._devices[1]
+        fleet.wait_until(lambda: not device.waiting, 20, "the last one to be taken in")
+        gc.collect()
+        ours = [item for item in gc.get_objects() if isinstance(item, wire.Body | connections.Order)]
+        assert not ours and not device.timers and held(grid) == 0
+        timers = [handle for handle in grid._connections._loop._scheduled if not handle.cancelled()]
+        assert len(timers) < 5, timers
+
+
+def test_when_a_reply_came_is_known_whenever_it_is_taken(grid):
+    with Device(grid.address, "d0", answer):
+        joined(grid, 1)
+        before = time.monotonic()
+        identifier = ask(grid)
+        fleet.wait_until(lambda: identifier in grid._replies, 20, "the reply")
+        after = time.monotonic()
+        time.sleep(0.2)
+        assert before <= reply(grid, identifier).arrived <= after
 
 
 def test_a_device_that_goes_is_noticed_at_once(grid):
@@ -184,9 +213,9 @@ def test_who_is_late_is_cut_and_what_still_comes_is_let_go(grid):
     with Device(grid.address, "d0") as again:  # with what the first one was asked
         joined(grid, 1)
         again.send(answer(asked[0], b"update"))
-        assert held(grid) == 0
         again._answer = answer
         assert read_content(reply(grid, ask(grid)).content)[1] == WORDS
+        assert held(grid) == 0
 
 
 def test_what_is_abandoned_is_cut_short_and_nothing_of_it_is_kept(grid):
@@ -277,12 +306,50 @@ def test_a_device_that_comes_back_before_its_old_connection_has_ended_needs_no_p
             assert read_content(reply(grid, ask(grid)).content)[1] == WORDS
 
 
+def test_strangers_do_not_silence_the_word_on_two_of_one_name(impatient, grid, caplog):
+    caplog.set_level("INFO", "flowerbed.server")
+    for number in range(connections.MOST_LOGGED + 1):
+        with Device(grid.address, f"stranger {number}") as device:
+            assert device.ended.wait(20)
+    assert len(caplog.messages) == connections.MOST_LOGGED
+    with Device(grid.address, "d0", answer, "card"):
+        joined(grid, 1)
+        with Device(grid.address, "d0", answer, "copy") as newer:
+            assert newer.ended.wait(20)
+    assert any("two devices call themselves d0" in message for message in caplog.messages)
+
+
+def test_of_those_that_come_under_a_silent_device_s_name_one_waits_at_a_time(grid):
+    with Device(grid.address, "d0", answers_pings=False) as silent:
+        joined(grid, 1)
+        others = [Device(grid.address, "d0", answer, f"copy {number}") for number in range(10)]
+        fleet.wait_until(lambda: sum(other.ended.is_set() for other in others) == 9, 20, "the others to be told")
+        assert silent.ended.wait(20)  # for one of them
+        assert [other for other in others if not other.ended.is_set()] and grid.get_node_ids() == [1]
+        for other in others:
+            other.stop()
+
+
+def test_of_many_calls_at_once_each_is_ended_but_the_last(grid, caplog):
+    devices = [Device(grid.address, "d0", answer, "same") for _ in range(50)]
+    try:
+        fleet.wait_until(lambda: sum(device.ended.is_set() for device in devices) == 49, 20, "all others to end")
+        [device] = [device for device in devices if not device.ended.is_set()]
+        assert {other.status for other in devices if other is not device} == {grpc.StatusCode.ABORTED}
+        assert read_content(reply(grid, ask(grid)).content)[1] == WORDS
+    finally:
+        for device in devices:
+            device.stop()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize(
     ("metadata", "sentence"),
     [
         ((), "the call says no device's name"),
         ((("flowerbed-name-bin", b"\xff\xfe"),), "the call says no device's name"),
         ((("flowerbed-name-bin", b"d0\n\x1b[2Jd9"),), "has no device d0 d9: run deploy.yml"),
+        ((("flowerbed-name-bin", "dö".encode()),), "has no device dö: run deploy.yml"),
         ((("flowerbed-name-bin", b""),), "has no device : run deploy.yml"),
     ],
 )
@@ -297,7 +364,7 @@ def test_a_stranger_s_call_ends_before_anything_is_read(grid, caplog, metadata, 
             call = channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")(flood(), metadata=metadata)
             assert call.code() is grpc.StatusCode.PERMISSION_DENIED and sentence in call.details()
         over.set()
-    assert len(caplog.messages) <= 1 and all("\x1b" not in message for message in caplog.messages)
+    assert len(caplog.messages) == ("has no device" in sentence) and "\x1b" not in "".join(caplog.messages)
     assert grid.get_node_ids() == []
 
 

@@ -55,7 +55,8 @@ def test_bytes_that_are_no_header_are_refused(data):
 
 
 @pytest.mark.parametrize(
-    "parts", [[header(tensors=5), b"123456"], [header(tensors=5), b""], [header(words=2, tensors=2), b"1234"],
+    "parts", [[header(tensors=5), b"123456"], [header(tensors=5), b"1"], [header(tensors=5), b""],
+              [header(words=2, tensors=2), b"1234"],
               [header(tensors=PART + 1), bytes(PART + 1)], [header(words=3), b"{no"],
               [header(words=9999), b"[" * 9999]],
 )  # fmt: skip

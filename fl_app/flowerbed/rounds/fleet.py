@@ -62,10 +62,12 @@ class Fleet:
         connected = set(self._grid.get_node_ids())
         self._nodes = {name: node for name, node in self._nodes.items() if node in connected}
         self._silent &= connected
-        self._queries = {
-            message: (node, until) for message, (node, until) in self._queries.items()
-            if node in connected and started < until
-        }  # fmt: skip
+        over = [
+            message for message, (node, until) in self._queries.items() if node not in connected or started >= until
+        ]
+        for message in over:
+            del self._queries[message]
+        self._abandon(over)
         asked = {node for node, _ in self._queries.values()}
         sure = {node for name, node in self._nodes.items() if name not in self._doubtful}
         self._doubtful.clear()
@@ -177,12 +179,13 @@ class Fleet:
         try:
             while waiting:
                 arrived = list(self._grid.pull_messages(list(waiting)))
-                took = time.monotonic() - started
+                now = time.monotonic()
                 for message in arrived:
+                    took = getattr(message, "arrived", now) - started
                     yield _read(waiting.pop(message.metadata.reply_to_message_id), message, took, seconds)
-                if not arrived and took > seconds + GRACE_SECONDS:
+                if not arrived and now > started + seconds + GRACE_SECONDS:
                     break
-                self._between(arrived, took)
+                self._between(arrived, now - started)
         finally:
             self._abandon(waiting)
         for device in waiting.values():
@@ -194,8 +197,9 @@ class Fleet:
         self._queries.clear()
 
     def _abandon(self, messages: Iterable[str]) -> None:
-        if abandon := getattr(self._grid, "abandon", None):
-            abandon(list(messages))
+        messages = list(messages)
+        if messages and (abandon := getattr(self._grid, "abandon", None)):
+            abandon(messages)
 
     def _between(self, arrived: list[Message], waited: float) -> None:
         """Pause between two looks at what has arrived."""

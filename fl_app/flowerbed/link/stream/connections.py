@@ -66,6 +66,11 @@ class _Device:
     sign: asyncio.Event = field(default_factory=asyncio.Event)
     outgoing: asyncio.Queue = field(default_factory=asyncio.Queue)
     waiting: dict[int, Order] = field(default_factory=dict)
+    timers: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
+    reader: wire.Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = wire.Reader(self.accept)
 
     def lives(self) -> None:
         """Take note of a sign of life."""
@@ -77,6 +82,11 @@ class _Device:
         """Ask for a sign of life."""
         self.pinged = time.monotonic()
         self.outgoing.put_nowait(wire.write(wire.Message(0, wire.PING)))
+
+    def settled(self, number: int) -> None:
+        """Wait no longer for the answer to an order."""
+        del self.waiting[number]
+        self.timers.pop(number).cancel()
 
     def end(self, status: grpc.StatusCode, reason: str) -> None:
         """Cut the connection, once."""
@@ -116,6 +126,8 @@ class Connections:
         self._last_seen: dict[str, float] = {}
         self._numbers = 0
         self._logged: set[str] = set()
+        self._doubled: set[int] = set()  # nodes of which it was said that two have their name
+        self._knocking: set[int] = set()  # nodes of which a newer connection waits for the older to show that it lives
         self._loop = asyncio.new_event_loop()
 
     def start(self) -> None:
@@ -160,9 +172,11 @@ class Connections:
         refusal = await self._let_in(device) if isinstance(device, _Device) else device
         if refusal is not None:
             await context.abort(*refusal)
-        device.ping()  # by which it learns that it is in
-        tasks = [self._loop.create_task(work(device, context)) for work in (self._read, self._write)]
+        tasks: list[asyncio.Task] = []
         try:
+            await context.send_initial_metadata(())  # without which a call that is cut at once could not be ended
+            device.ping()  # by which it learns that it is in
+            tasks = [self._loop.create_task(work(device, context)) for work in (self._read, self._write)]
             await asyncio.wait([device.cut, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:  # without an await, for gRPC may cancel this at any of them
             self._leave(device)
@@ -191,11 +205,14 @@ class Connections:
         """Give a device its place, or return why it has to wait: the older of two of one name stays while it lives."""
         anew = False
         while (older := self._devices.get(device.node)) is not None:
-            if older.instance != device.instance and await self._answers(older):
-                self._say_once(
-                    f"two devices call themselves {device.name}: the one at {older.peer} is connected and answers, the "
-                    f"one at {device.peer} is held back. Give one of them another name: was its card copied?"
-                )
+            if older.instance != device.instance and await self._keeps_its_place(older):
+                if device.node not in self._doubled:  # the newer one tries again for ever
+                    self._doubled.add(device.node)
+                    log.info(
+                        "two devices call themselves %s: the one at %s is connected and answers, the one at %s is held "
+                        "back. Give one of them another name: was its card copied?",
+                        device.name, older.peer, device.peer,
+                    )  # fmt: skip
                 return _DOUBLED, (
                     f"another device called {device.name}, at {older.peer}, is connected and answers: give one of them "
                     "another name in the inventory and deploy it; was its card copied?"
@@ -205,11 +222,30 @@ class Connections:
                 self._leave(older)
                 anew = True
         self._devices[device.node] = device
+        self._doubled.discard(device.node)
         log.info("%s connected%s", device.name, " anew" if anew else "")
         return None
 
+    async def _keeps_its_place(self, older: _Device) -> bool:
+        """Return whether a device lives, of which a newer connection has come; one of those waits for that at a time.
+
+        (What a connection sends meanwhile, gRPC keeps.)
+        """
+        if older.node in self._knocking:
+            return True
+        self._knocking.add(older.node)
+        try:
+            return await self._answers(older)
+        finally:
+            self._knocking.discard(older.node)
+
     async def _answers(self, device: _Device) -> bool:
-        """Return whether a device shows a sign of life when it is asked for one."""
+        """Return whether a device shows a sign of life when it is asked for one; or sends something at the moment.
+
+        Its network may be slow: a part of that may take longer than an answer.
+        """
+        if device.reader.halfway:
+            return True
         sign = device.sign
         device.ping()
         try:
@@ -221,8 +257,8 @@ class Connections:
     def _leave(self, device: _Device) -> None:
         """Let a connection go that ended, or is to end; whatever it was asked has no answer."""
         if self._devices.get(device.node) is device:
-            del self._devices[device.node]
             self._last_seen[device.name] = time.time()
+            del self._devices[device.node]
             reason = f" ({device.cut.result()[1]})" if device.cut.done() else ""
             log.info("%s disconnected%s", device.name, reason)
         broken = device.cut.done() and device.cut.result()[0] is _BROKEN
@@ -231,18 +267,20 @@ class Connections:
                 order.id, f"it broke the protocol: {device.cut.result()[1]}" if broken
                 else "its connection ended before it answered"
             )  # fmt: skip
-        device.waiting.clear()
-        device.outgoing = asyncio.Queue()  # a timer may hold the device for as long as a round may take
+        for number in list(device.waiting):
+            device.settled(number)
+        device.outgoing = asyncio.Queue()
 
     async def _read(self, device: _Device, context: grpc.aio.ServicerContext) -> None:
-        reader = wire.Reader(device.accept)
         try:
             while (data := await context.read()) is not grpc.aio.EOF:
                 device.lives()
-                message = reader.feed(data)
-                order = None if message is None else device.waiting.pop(message.id, None)
+                message = device.reader.feed(data)
+                order = None if message is None else device.waiting.get(message.id)
                 if order is not None:
                     self._settle(order.id, message)
+                    device.settled(message.id)
+                data = message = order = None  # the next may be long in coming
         except wire.ProtocolError as error:
             device.end(_BROKEN, str(error))
         except grpc.aio.BaseError as error:
@@ -266,15 +304,18 @@ class Connections:
         self._numbers += 1
         device.waiting[self._numbers] = order
         device.outgoing.put_nowait(order.body.headed(self._numbers, order.kind))
-        self._loop.call_later(order.deadline - time.monotonic(), self._late, device, self._numbers)
+        device.timers[self._numbers] = self._loop.call_later(
+            order.deadline - time.monotonic(), self._late, device, self._numbers
+        )
 
     def _late(self, device: _Device, number: int) -> None:
         """Cut a device that has not answered in time: it stops what it does, and comes back."""
-        if order := device.waiting.get(number):
-            self._settle(order.id, f"it did not answer within {order.seconds:g} s")
-            del device.waiting[number]
-            device.end(_GONE, f"it did not answer within {order.seconds:g} s")
-            self._leave(device)
+        order = device.waiting[number]
+        reason = f"it did not answer within {order.seconds:g} s"
+        self._settle(order.id, reason)
+        device.settled(number)
+        device.end(_GONE, reason)
+        self._leave(device)
 
     def _cut_busy(self, nodes: set[int], ids: set[str]) -> None:
         for node in nodes & self._devices.keys():
@@ -285,10 +326,14 @@ class Connections:
 
     async def _watch(self) -> None:
         """Ask quiet devices for a sign of life; cut those that show none."""
+        before = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
+            stood_still = max(0.0, now - before - 2 * LOOK_SECONDS)  # the server itself: no device's silence
+            before = now
             for device in list(self._devices.values()):
+                device.alive += stood_still
                 if now - device.alive > GONE_SECONDS:
                     device.end(_GONE, f"it showed no sign of life for {now - device.alive:.0f} s")
                     self._leave(device)

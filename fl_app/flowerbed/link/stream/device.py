@@ -1,4 +1,4 @@
-"""The device's end: one connection, one message at a time, and a ping answered at once.
+"""The device's end: one connection, one message at a time, and pings answered meanwhile.
 
 A connection that ends stops the training at once. A server that is away is waited for without a limit, and without
 noise.

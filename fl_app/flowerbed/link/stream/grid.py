@@ -119,7 +119,10 @@ class StreamGrid(Grid):
     # -- On the thread of the connections ------------------------------------------------------------------------------
 
     def _settle(self, identifier: str, answer: wire.Message | str) -> None:
-        """Keep an answer, or why there is none, as the reply to a message, if it is still wanted."""
+        """Keep an answer, or why there is none, as the reply to a message, if it is still wanted.
+
+        Raises ProtocolError if it is no answer that can be kept.
+        """
         with self._changed:
             message = self._pending.get(identifier)
         if message is None:
@@ -132,7 +135,13 @@ class StreamGrid(Grid):
         if isinstance(answer, str):
             reply = Message(Error(code=flower_private.NODE_UNAVAILABLE, reason=answer), reply_to=message)
         else:
-            reply = Message(make_content(b"".join(answer.tensors), answer.words), reply_to=message)
+            packed = b"".join(answer.tensors)
+            answer.tensors.clear()
+            try:
+                reply = Message(make_content(packed, answer.words), reply_to=message)
+            except (ValueError, RecursionError):
+                raise wire.ProtocolError("it sent words that cannot be read") from None
+        reply.arrived = time.monotonic()
         with self._changed:
             if self._pending.pop(identifier, None) is not None:
                 self._replies[identifier] = reply

@@ -5,8 +5,9 @@ The call is gRPC's, both ways, and its messages are raw bytes. One message of ou
     {"id": 7, "kind": "train", "words": 213, "tensors": 250168}
 
 a small JSON object, and then so many bytes of words (JSON) and of tensors as it announces, in parts, for tensors may be
-most of a small board's memory. An answer has the id and the kind of its request. A ping is answered at once, whatever
-else is being done.
+most of a small board's memory. All parts have PART bytes, but for the last of the words and the last of the tensors. An
+answer has the id and the kind of its request. A ping is answered while a device trains; one that is sending something
+shows by that it lives.
 """
 
 import json
@@ -117,6 +118,11 @@ class Reader:
         self._tensors = Parts()
         self._missing = [0, 0]  # bytes of words, and of tensors
 
+    @property
+    def halfway(self) -> bool:
+        """Say whether a message has begun and not ended."""
+        return self._header is not None
+
     def feed(self, data: bytes) -> Message | None:
         """Take what came; return the message that it ends, if it ends one that is kept. Raises ProtocolError."""
         if self._header is None:
@@ -125,7 +131,7 @@ class Reader:
             self._keep = self._accept(self._header)
         else:
             which = 0 if self._missing[0] else 1
-            if not 0 < len(data) <= min(self._missing[which], PART):
+            if len(data) != min(self._missing[which], PART):  # small ones would take many times their size
                 raise ProtocolError("it sent another number of bytes than it had announced")
             self._missing[which] -= len(data)
             if self._keep:
