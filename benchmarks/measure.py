@@ -7,29 +7,19 @@ one, and its CPU seconds pass on to whoever waited for it.
 import contextlib
 import ctypes
 import os
-import resource
-import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import psutil
+
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchmarkError(Exception):
     """The benchmark cannot go on; the message is a sentence."""
-
-
-class Process(NamedTuple):
-    """A line of /proc/PID/stat; `seconds` is its CPU time and that of the children it has waited for."""
-
-    parent: int
-    state: str
-    seconds: float
 
 
 class Memory(NamedTuple):
@@ -45,48 +35,28 @@ def adopt_orphans() -> None:
         raise BenchmarkError("this kernel does not let a process adopt orphans: CPU seconds cannot be counted here")
 
 
-def below(root: int) -> dict[int, Process]:
-    """Return the processes below `root`, without it, by process id."""
-    everyone: dict[int, Process] = {}
-    children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended meanwhile
-                continue
-            pid, ticks = int(entry.name), sum(map(int, fields[11:15]))
-            everyone[pid] = Process(int(fields[1]), fields[0], ticks * TICK)
-            children.setdefault(int(fields[1]), []).append(pid)
-    found, waiting = {}, children.get(root, [])
-    while waiting:
-        pid = waiting.pop()
-        found[pid] = everyone[pid]
-        waiting += children.get(pid, [])
-    return found
-
-
 def cpu_seconds() -> float:
     """Return the CPU seconds (user and system) of all that ran below this process, since its start."""
+    this = psutil.Process()
     while True:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        running = below(os.getpid())
-        if below(os.getpid()).keys() == running.keys():  # else a process that ended in between is missed or twice in
-            return used.ru_utime + used.ru_stime + sum(process.seconds for process in running.values())
+        own = this.cpu_times()
+        running = this.children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = own.children_user + own.children_system + sum(sum(each.cpu_times()[:4]) for each in running)
+            if set(this.children(recursive=True)) == set(running):  # else one that ended is missed, or in it twice
+                return used
 
 
 def memory(root: int, training: str) -> Memory:
     """Return the proportional set size of `root` and all below it; `training` is in the command line of what trains."""
     whole = outside = 0.0
-    for pid in [root, *below(root)]:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        megabytes = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
-        whole += megabytes
-        outside += 0 if training in command.replace("\0", " ") else megabytes
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(root)
+        for process in [top, *top.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                megabytes = process.memory_full_info().pss / 1e6
+                whole += megabytes
+                outside += 0 if training in " ".join(process.cmdline()) else megabytes
     return Memory(whole, outside)
 
 
@@ -124,13 +94,13 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float, inter
 def end_all(seconds: float = 15) -> None:
     """End every process below this one: politely, then by force."""
 
-    def living() -> list[int]:
-        return [pid for pid, process in below(os.getpid()).items() if process.state != "Z"]
+    def living() -> list[psutil.Process]:
+        return [process for process in psutil.Process().children(recursive=True) if _lives(process)]
 
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in living():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in living():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
         with contextlib.suppress(BenchmarkError):
             wait_until(lambda: not living(), "every process to end", seconds)
             break
@@ -139,3 +109,9 @@ def end_all(seconds: float = 15) -> None:
             continue
     if stubborn := living():
         raise BenchmarkError(f"these processes do not end: {stubborn}")
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
+
 # What Flowerbed promises on 2 cores of seconds a round: the bounds of numerator / denominator, and of a system's own
 RATIOS = (
     ("a", "b", "training", "at least", 7),
@@ -21,10 +23,9 @@ SECONDS = (("b", "nothing", 0.2), ("b", "35MB-1", 4), ("b", "35MB-250", 4))
 def machine() -> dict[str, Any]:
     """Return what a reader needs to know of this machine; no names."""
     cpu = re.search(r"^(?:model name|Model|Hardware)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    kilobytes = int(re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)[1])
     return {
         "date": time.strftime("%Y-%m-%d"), "cpu": cpu[1] if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)), "memory_gb": round(kilobytes * 1024 / 1e9, 1),
+        "cores": len(os.sched_getaffinity(0)), "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "kernel": re.match(r"[\d.]+", platform.release())[0].rstrip("."), "python": platform.python_version(),
         **{name: version(name) for name in ("flwr", "torch", "numpy", "ansible-core")},
     }  # fmt: skip
