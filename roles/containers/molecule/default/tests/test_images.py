@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-DEFAULTS = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]).parent / "client/defaults/main.yml"
+DEFAULTS = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]).parent / "fl/defaults/main.yml"
 CLIENT = yaml.safe_load(DEFAULTS.read_text())["client_image"]
 TRAINER = {"rpi-1": "lhkhiem28/rpi:1.4", "jetson-4gb-1": "lhkhiem28/jetson:1.0"}
 
