@@ -60,9 +60,10 @@ def ask(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 def test_a_client_waits_for_its_server_without_noise_and_comes_back_whenever_it_returns(pair):
     with pair.running("client", "d0") as client:
         fleet.wait_until(lambda: "waits for the server" in pair.log("d0"), 20, "the client")
-        for _ in range(2):
+        for times in (1, 2):
             with pair.running("server", "server"):
                 assert pair.status(wait=30)["devices"]["d0"]["connected"]
+                fleet.wait_until(lambda: pair.log("d0").count("joined") == times, fleet.PATIENCE, "d0 to know it")  # noqa: B023
                 assert not pair.status()["devices"]["d1"]["connected"]
         fleet.wait_until(
             lambda: pair.log("d0").count("waiting for it to return") == 2, fleet.PATIENCE, "the client to notice"
