@@ -249,8 +249,8 @@ def test_send_and_receive_keeps_nothing_of_those_it_no_longer_waits_for(grid):
 def impatient(monkeypatch):
     for name, seconds in {
         "PING_SECONDS": 0.2,
-        "GONE_SECONDS": 1.0,
-        "ANSWER_SECONDS": 0.5,
+        "GONE_SECONDS": 4.0,
+        "ANSWER_SECONDS": 2.0,
         "LOOK_SECONDS": 0.05,
     }.items():
         monkeypatch.setattr(connections, name, seconds)
@@ -263,10 +263,10 @@ def test_a_device_that_shows_no_sign_of_life_is_given_up(impatient, grid, caplog
         identifier = ask(grid)
         assert reply(grid, identifier).error.reason == "its connection ended before it answered"
         assert dead.ended.wait(20)
-        time.sleep(1.5)  # longer than a silence may last
+        time.sleep(5)  # longer than a silence may last
         assert grid.get_node_ids() == [2] and not idle.ended.is_set()
         assert len([message for message in idle.received if message.kind == wire.PING]) > 2
-    assert any("d0 disconnected (it showed no sign of life for 1 s)" in message for message in caplog.messages)
+    assert any("d0 disconnected (it showed no sign of life for " in message for message in caplog.messages)
 
 
 def test_30_seconds_are_enough_to_give_a_device_up():
