@@ -261,13 +261,11 @@ class Connections:
             del self._devices[device.node]
             reason = f" ({device.cut.result()[1]})" if device.cut.done() else ""
             log.info("%s disconnected%s", device.name, reason)
-        broken = device.cut.done() and device.cut.result()[0] is _BROKEN
-        for order in device.waiting.values():
-            self._settle(
-                order.id, f"it broke the protocol: {device.cut.result()[1]}" if broken
-                else "its connection ended before it answered"
-            )  # fmt: skip
-        for number in list(device.waiting):
+        why = "its connection ended before it answered"
+        if device.cut.done() and device.cut.result()[0] is _BROKEN:
+            why = f"it broke the protocol: {device.cut.result()[1]}"
+        for number, order in list(device.waiting.items()):
+            self._settle(order.id, why)
             device.settled(number)
         device.outgoing = asyncio.Queue()
 
