@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
         """Run the task."""
         result = super().run(tmp, task_vars)
         given, memory = self._task.args, Path(self._task.args["folder"], "known.json")
-        mirror = _load(Path(self._task._role._role_path, "files", "mirror.py"))
+        mirror = _load(Path(__file__).parents[2] / "roles" / "device_image" / "files" / "mirror.py")
         earlier: dict[str, Ids] = {}
         with contextlib.suppress(OSError, ValueError):
             earlier = json.loads(memory.read_text())

@@ -23,7 +23,7 @@ class ActionModule(ActionBase):
         given = self._task.args
         folder = Path(given["folder"])
         folder.mkdir(parents=True, exist_ok=True)
-        program = Path(self._task._role._role_path, "files", "mirror.py")
+        program = Path(__file__).parents[2] / "roles" / "device_image" / "files" / "mirror.py"
         upstream = given["upstream"] or DEFAULT_DOCKER_REGISTRY.removesuffix("/v1/")
         playbook = os.getppid()  # this is one of its workers
         command = [sys.executable, program, given["address"], given["port"], upstream, folder, playbook]

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
-from ansible.plugins.callback.default import CallbackModule as Default
-from ansible.template import Templar
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
+import ansible_private  # noqa: E402
 
 DOCUMENTATION = """
     name: flowerbed
@@ -35,7 +37,7 @@ POLL_SECONDS = 0.1
 NOTHING = "–"
 LONGEST = 2000  # characters of a sentence that names every device
 
-_spec = importlib.util.spec_from_file_location("words", Path(__file__).parents[2] / "fl_app/flowerbed/words.py")
+_spec = importlib.util.spec_from_file_location("words", ROOT / "fl_app/flowerbed/words.py")
 words = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(words)
 
@@ -207,7 +209,7 @@ class Follower(threading.Thread):
                 continue
 
 
-class CallbackModule(Default):
+class CallbackModule(ansible_private.Output):
     """Follows the metrics of the task that asks for it, and says once what fails alike on several hosts."""
 
     CALLBACK_VERSION = 2.0
@@ -229,14 +231,9 @@ class CallbackModule(Default):
         super().v2_runner_on_start(host, task)
         if VARIABLE not in task.vars or task.check_mode or self._follower:
             return
-        self._print_task_banner(task)
-        manager = self._play.get_variable_manager()
-        templar = Templar(manager._loader, variables=manager.get_vars(play=self._play, host=host, task=task))
-        self._file, self._following, self._formatter = (
-            Path(templar.template(task.vars[VARIABLE])),
-            task._uuid,
-            RunFormatter(),
-        )
+        self.show_heading(task)
+        self._file = Path(ansible_private.template_on(self._play, host, task, task.vars[VARIABLE]))
+        self._following, self._formatter = ansible_private.identity(task), RunFormatter()
         self._follower = Follower(self._file, self._show)
         self._follower.start()
 
@@ -267,7 +264,7 @@ class CallbackModule(Default):
         super().v2_runner_on_skipped(result)
 
     def _finish(self, result: Any) -> None:
-        if self._follower and result._task._uuid == self._following:
+        if self._follower and ansible_private.identity(result._task) == self._following:
             self._follower.stop()
             self._follower = None
             self._show({"event": "task-ended"})
@@ -279,9 +276,9 @@ class CallbackModule(Default):
 
     # -- What fails alike, when its task has ended --------------------------------------------------------------------
 
-    def _task_start(self, task: Any, prefix: str | None = None) -> None:
+    def before_task(self) -> None:
+        """Begin another task."""
         self._end_failures()
-        super()._task_start(task, prefix)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Begin another play."""

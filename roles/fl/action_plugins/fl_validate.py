@@ -8,6 +8,8 @@ from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
 
+ROLE = Path(__file__).parents[1]
+
 
 class ActionModule(ActionBase):
     """Fails with all problems of the inventory, or returns what there is to know of its hosts, each by their names.
@@ -34,18 +36,17 @@ class ActionModule(ActionBase):
 
     def _validate(self, task_vars):
         """Return the problems, as sentences, and if there are none what is known of the hosts."""
-        role = self._task._role
-        sys.path.insert(0, role._role_path)
+        sys.path.insert(0, str(ROLE))
         import fl_validator
         from fl_validator import controller, deployed, values
-        from fl_validator.read import read
 
-        checkout = Path(role._role_path).parent.parent
         config_file = task_vars["ansible_config_file"]
-        problems = controller.problems(sys.version_info[:2], ansible_version, config_file, checkout)
+        problems = controller.problems(sys.version_info[:2], ansible_version, config_file, ROLE.parents[1])
         if problems:
             return problems, {}
-        fleet = read(task_vars, role, self._loader)
+        from fl_validator.read import read  # uses what another version of Ansible need not have
+
+        fleet = read(task_vars, self._task, self._loader)
         options = {name: self._task.args.get(name, False) for name in self._VALID_ARGS}
         problems = fl_validator.validate(fleet, **options)
         if problems:

@@ -1,21 +1,22 @@
 """Read a Fleet from Ansible: the inventory, its variables with the role's defaults, where each one is set."""
 
 import json
+import sys
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible import constants
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
-from ansible.inventory.helpers import sort_groups
 from ansible.module_utils.common.json import AnsibleJSONEncoder
-from ansible.template import Templar
-from ansible.vars.plugins import get_vars_from_inventory_sources, get_vars_from_path
 
 from .fleet import Fleet, Host, Source
 from .report import shown
+
+ROLES = Path(__file__).parents[2]
+sys.path.insert(0, str(ROLES.parent / "plugins" / "plugin_utils"))
+import ansible_private  # noqa: E402
 
 CONNECTION = ("ansible_connection", "ansible_host", "ansible_port")
 
@@ -30,28 +31,27 @@ def options(roles: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
-    """Return the inventory of a running playbook. `role` is the role fl as Ansible loaded it."""
-    roles = Path(role._role_path).parent
+def read(task_vars: Mapping[str, Any], task: Any, loader: Any) -> Fleet:
+    """Return the inventory of a running playbook. `task` is one of the role fl."""
+    role = ansible_private.role_of(task)
     hostvars = task_vars["hostvars"]
-    inventory, extra = hostvars._inventory, hostvars._variable_manager.extra_vars
-    known = options(roles)
-    prefixes = tuple(f"{path.name}_" for path in roles.iterdir() if (path / "tasks").is_dir())
+    inventory, extra = ansible_private.inventory_of(hostvars), ansible_private.extra_vars_of(hostvars)
+    sources = ansible_private.sources_of(inventory)
+    known = options(ROLES)
+    prefixes = tuple(f"{path.name}_" for path in ROLES.iterdir() if (path / "tasks").is_dir())
     defaults = role.get_default_vars()
     wanted = [name for name in defaults if name.startswith("fl_")]  # what other parts need is worked out where it is
     shared = {"hostvars": hostvars, **role.get_vars(include_params=False)}
-    templar = Templar(loader)
-    # Hosts share nearly all templates, and compiling them is what takes time.
-    templar.environment.from_string = cache(templar.environment.from_string)
+    templates = ansible_private.Templates(loader)
 
     def host(name: str) -> Host:
         raw = hostvars.raw_get(name)
         found = Host(name, {group.name for group in inventory.hosts[name].get_groups()})
         found.given = {variable for variable in raw if variable.startswith(prefixes)}
-        templar.available_variables = {**defaults, **raw, **shared}
+        templates.variables = {**defaults, **raw, **shared}
         for variable in dict.fromkeys([*wanted, *CONNECTION, *(found.given & set(known))]):
             if variable in raw or variable in defaults:
-                _resolve(found, variable, templar)
+                _resolve(found, variable, templates)
         return found
 
     def below(group: Any) -> list[Any]:
@@ -65,9 +65,9 @@ def read(task_vars: Mapping[str, Any], role: Any, loader: Any) -> Fleet:
     return Fleet(
         devices=[host(name) for name in devices],
         servers=[host(name) for name in servers],
-        inventory=", ".join(shown(source) for source in inventory._sources),
-        passed_over=[shown(str(file)) for source in inventory._sources for file in _passed_over(Path(source))],
-        checkout=roles.parent,
+        inventory=", ".join(shown(source) for source in sources),
+        passed_over=[shown(str(file)) for source in sources for file in _passed_over(Path(source))],
+        checkout=ROLES.parent,
         leaf_groups=leaves,
         options=known,
         prefixes=prefixes,
@@ -83,13 +83,13 @@ def _passed_over(source: Path) -> list[Path]:
     return sorted(file for file in source.iterdir() if file.name.endswith(tuple(constants.INVENTORY_IGNORE_EXTS)))
 
 
-def _resolve(host: Host, variable: str, templar: Any) -> None:
+def _resolve(host: Host, variable: str, templates: ansible_private.Templates) -> None:
     """Put a variable's value into `host`, in plain types. What needs a device's facts cannot be known yet."""
-    raw = templar.available_variables[variable]
+    raw = templates.variables[variable]
     try:
-        value = templar.template(raw)
+        value = templates.resolve(raw)
         host.values[variable] = json.loads(json.dumps(value, cls=AnsibleJSONEncoder))
-        templar.available_variables[variable] = value  # for the templates that use it
+        templates.variables[variable] = value  # for the templates that use it
     except AnsibleUndefinedVariable as error:
         if "ansible_facts" not in f"{raw} {error}":
             host.undefined[variable] = _short(error)
@@ -103,21 +103,17 @@ def _short(error: Exception) -> str:
 
 def _source(hostvars: Any, loader: Any, name: str | None, variable: str) -> Source:
     """Return where `variable` gets its value for the host `name`, by Ansible's own order of precedence."""
-    inventory, manager = hostvars._inventory, hostvars._variable_manager
-    if variable in manager.extra_vars:
-        return _position(manager.extra_vars, variable, None) or Source(command_line=True)
+    inventory, extra = ansible_private.inventory_of(hostvars), ansible_private.extra_vars_of(hostvars)
+    if variable in extra:
+        return _position(extra, variable, None) or Source(command_line=True)
     if name is None:
         return Source()
 
     def files(entity: Any) -> list[Mapping[str, Any]]:
-        return [
-            get_vars_from_path(loader, loader.get_basedir(), [entity], "task"),  # beside the playbook
-            get_vars_from_inventory_sources(loader, inventory._sources, [entity], "task"),
-        ]
+        return ansible_private.variables_in_files(loader, inventory, entity)
 
     host = inventory.hosts[name]
-    groups = [group for group in reversed(sort_groups(host.get_groups())) if group.name != "all"]
-    groups.append(inventory.groups["all"])
+    groups = [*[group for group in ansible_private.groups_of(host) if group.name != "all"], inventory.groups["all"]]
     layers = [*files(host), host.vars]
     layers += [layer for group in groups for layer in files(group)]
     layers += [group.vars for group in groups]
@@ -130,5 +126,5 @@ def _source(hostvars: Any, loader: Any, name: str | None, variable: str) -> Sour
 def _position(layer: Mapping[str, Any], variable: str, file: str | None) -> Source | None:
     """Return where `variable` stands: YAML keys remember it. `file` is the answer for other formats."""
     key = next(key for key in layer if key == variable)
-    path, line, _ = getattr(key, "ansible_pos", (file, None, None))
-    return Source(path, line) if path else None
+    place = ansible_private.position(key) or ((file, None) if file else None)
+    return Source(*place) if place else None
