@@ -39,7 +39,7 @@ def test_the_fingerprint_is_that_of_the_shard_which_was_loaded(tmp_path, warmed_
 
 def test_a_damaged_shard_is_to_be_deployed_and_a_users_own_file_to_be_mended(tmp_path, warmed_up):
     (tmp_path / "data/train.npz").write_bytes(b"no zip")
-    wrong = f"{tmp_path}/data/train.npz is not a whole .npz file of x and y (File is not a zip file)"
+    wrong = f"{tmp_path}/data/train.npz is not a whole .npz file (File is not a zip file)"
     assert warmed_up().problem == wrong
     assert warmed_up(shard=True).problem == f"{wrong}: run deploy.yml again"
 

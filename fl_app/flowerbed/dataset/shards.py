@@ -3,22 +3,18 @@
 numpy alone (Pillow for images), on Python 3.6: this runs inside a device's trainer.
 """
 
-import functools
 import hashlib
-import io
-import operator
 import os
 
 import numpy as np
 
-from flowerbed.dataset import DatasetError, files
+from flowerbed.dataset import DatasetError, files, npy
 from flowerbed.dataset import folder as class_folders
 
 SPLITS = ("train", "heldout")
 LARGEST = 20  # of floats that lie around 0, standardised; those from 0 to more than this are taken as 0 to 255
 DARKEST = 1 << 14  # of the brightest pixel in uint16: below, it is one of 9 to 14 bits, as cameras write
 MOST_CLASSES = 1 << 31  # more are a mistake: a file of other numbers than labels, or damaged
-LONGEST_HEAD = 1 << 16  # bytes of an array's head
 
 limit = files.LIMIT  # MiB: dataset_limit, which the trainer sets, for the task that calls `read` does not know it
 
@@ -31,13 +27,18 @@ def read(folder, heldout=0.1, size=None):
     trained on; `size` is the (height, width) to resize their images to. Warns (DatasetWarning) of files that are left
     out. Raises DatasetError.
     """
-    if not os.path.isdir(files.encoded(folder)):
-        raise DatasetError("the data folder %s is missing: deploy, or put this device's data there" % folder)
+    check_folder(folder)
     paths = _paths(folder)
     if any(map(_exists, paths)):
         return tuple(read_file(path) if _exists(path) else None for path in paths)
     train, test, _ = class_folders.read(folder, size, limit)
     return (train, test) if test is not None else split_off(train, heldout)
+
+
+def check_folder(folder):
+    """Raise DatasetError if there is no such folder."""
+    if not os.path.isdir(files.encoded(folder)):
+        raise DatasetError("the data folder %s is missing: deploy, or put this device's data there" % folder)
 
 
 def read_images(folder, heldout=0.1, size=None):
@@ -84,10 +85,15 @@ def _exists(path):
 def split_off(data, fraction):
     """Split `fraction` of the examples off `data`, the same ones every time: return (train, held-out or None)."""
     x, y = data
-    count = heldout_count(len(y), fraction)
-    order = np.random.RandomState(0).permutation(len(y))
-    train, heldout = np.sort(order[count:]), np.sort(order[:count])
-    return (x[train], y[train]), ((x[heldout], y[heldout]) if count else None)
+    train, heldout = split_indices(len(y), fraction)
+    return (x[train], y[train]), ((x[heldout], y[heldout]) if len(heldout) else None)
+
+
+def split_indices(count, fraction, shuffle=True):
+    """Return which of `count` examples to train on, and which to hold out: without `shuffle`, the last ones."""
+    held = heldout_count(count, fraction)
+    order = np.random.RandomState(0).permutation(count) if shuffle else np.arange(count)[::-1]
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def heldout_count(count, fraction):
@@ -120,38 +126,18 @@ def read_file(path):
 
 def _arrays(path):
     """Return the arrays x and y of a .npz file, in whose name case does not matter."""
-    try:
-        with files.Zip(path) as archive:
-            names = {}
-            for name in archive.names:
-                names.setdefault(os.path.splitext(name)[0].lower(), name)
-            if not {"x", "y"} <= set(names):
-                found = ", ".join(os.path.splitext(name)[0] for name in archive.names) or "nothing"
-                raise DatasetError("%s holds %s, but must hold x, the examples, and y, their labels" % (path, found))
-            _check_size(path, archive, [names["x"], names["y"]])
-            return tuple(_array(archive, names[key]) for key in "xy")
-    except (DatasetError, MemoryError):
-        raise
-    except Exception as error:  # a damaged zip raises many kinds
-        raise DatasetError("%s is not a whole .npz file of x and y (%s)" % (path, files.reason(error))) from error
 
+    def choose(members):
+        names = {}
+        for member in members:
+            names.setdefault(os.path.splitext(member)[0].lower(), member)
+        if not {"x", "y"} <= set(names):
+            given = ", ".join(os.path.splitext(member)[0] for member in members) or "nothing"
+            raise DatasetError("%s holds %s, but must hold x, the examples, and y, their labels" % (path, given))
+        return {key: names[key] for key in "xy"}
 
-def _check_size(path, archive, names):
-    """Look at the head of each array only: a small file may declare, and unpack to, any size."""
-    total = 0
-    for name in names:
-        with archive.open(name) as file:
-            head = io.BytesIO(file.read(LONGEST_HEAD))
-        version = np.lib.format.read_magic(head)
-        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_head(head)
-        total += dtype.itemsize * functools.reduce(operator.mul, map(int, shape), 1)
-    files.check(total, path, limit)
-
-
-def _array(archive, name):
-    with archive.open(name) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    arrays = npy.read_npz(path, choose, limit)
+    return arrays["x"], arrays["y"]
 
 
 def _as_images(x, path):
