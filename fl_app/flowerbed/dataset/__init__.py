@@ -2,8 +2,8 @@
 
 `python -m flowerbed.dataset dataset.json` runs on the server; `shards.read` on a device. A loader is a file with
 `sources(config)`, the files it would read, and `load(config)`, the `Data` in them; `config.LOADERS` lists them.
-This file, `arrays`, `files`, `folder`, `npy`, `shards` and `tables` also run on a device's Python (3.6 on a Jetson Nano),
-so they keep to what it knows.
+This file, `arrays`, `files`, `folder`, `npy`, `shards` and `tables` also run on a device's Python (3.6 on a Jetson
+Nano), so they keep to what it knows.
 """
 
 from collections import namedtuple
