@@ -96,6 +96,8 @@ def test_rounds_a_kill_and_a_resume(checkout):
     assert [event["clients_answered"] for event in checkout.events("life", "round")] == [2, 2, 2]
     names = {path.name for path in (checkout.folder / "runs/life").iterdir()}
     assert {"configuration.json", "run.json", "metrics.jsonl", "checkpoints", "model", "logs"} <= names
+    taken = checkout.run("afterlife", 1, fl_initial="life").text
+    assert "the first model has 20 of its 20 tensors from" in taken and "runs/life/model/best.safetensors" in taken
 
 
 def test_ctrl_c_stops_the_training_on_all_devices(checkout):

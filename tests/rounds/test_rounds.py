@@ -123,6 +123,32 @@ def test_one_device_with_all_the_weight_is_plain_local_training(trio):
     assert same(model(trio, "alone", 2), tensors.unpack(state))
 
 
+def test_an_experiment_begins_with_another_s_model_and_goes_on_with_its_own(trio):
+    assert trio.run("pretrained")[0] == 0
+    folder = trio.folder / "runs/pretrained"
+    alone = {"weights": {"d0": 1, "d1": 0, "d2": 0}, "initial": str(folder)}
+    assert trio.run("finetuned", **alone) == (0, "round 1 is done")
+    best = (folder / "model/best.safetensors").read_bytes()
+    wanted = trio.trainer("d0").call("train", best, trio.task_config(1))[0]
+    assert same(model(trio, "finetuned", 1), tensors.unpack(wanted))
+    [said] = trio.events("finetuned", "initial")
+    assert said["message"].endswith(f"tensors from {folder}/model/best.safetensors")
+    assert trio.run("finetuned", **alone)[0] == trio.run("finetuned", **alone | {"initial": ""})[0] == 0
+    code, sentence = trio.run("finetuned", initial="/elsewhere")
+    assert code == 1 and "experiment finetuned has begun with another first model" in sentence
+    assert [event["round"] for event in trio.events("finetuned", "round")] == [1, 2, 3]
+    assert len(trio.events("finetuned", "initial")) == 1
+
+
+def test_nothing_is_begun_from_another_model(trio):
+    file = trio.folder / "other.safetensors"
+    file.write_bytes(tensors.pack({"conv": np.ones((2, 2))}))
+    code, sentence = trio.run("strange", initial=str(file))
+    assert code == 1 and sentence.startswith(f"fl_initial: {file} is of another model: it has 1 tensor (conv), and")
+    assert not (trio.folder / "runs/strange/configuration.json").exists()
+    assert trio.run("strange") == (0, "round 1 is done")
+
+
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam", "FedAvgM"])
 def test_three_calls_of_one_round_are_one_call_of_three(trio, strategy):
     assert trio.run(f"{strategy}-at-once", rounds=3, strategy=strategy)[0] == 0

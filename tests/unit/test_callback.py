@@ -51,9 +51,10 @@ def test_a_round_counts_the_devices_that_it_was_meant_to_have():
     assert row.endswith("2/9")
 
 
-def test_whom_a_run_waits_for_is_a_line():
+def test_whom_a_run_waits_for_and_what_it_begins_from_is_a_line():
     message = "waits up to 60 s for rpi-1, rpi-2 (not connected)"
     assert told({"event": "waiting", "devices": ["rpi-1", "rpi-2"], "message": message}) == [message]
+    assert told({"event": "initial", "path": "/a", "message": "from /a"}) == ["from /a"]
 
 
 def test_what_a_device_said_forges_no_line_and_moves_no_cursor():

@@ -1,5 +1,7 @@
 """Which models can travel, and what is said of those that cannot."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,7 @@ def test_tied_weights_stay_one_whatever_the_strategy(tmp_path, strategy):
     packed, about = device.initial(b"", {})
     state, buffers = tensors.unpack(packed), set(eval(about["buffers"]))
     assert buffers == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    assert json.loads(about["tied"]) == [["0.weight", "1.weight"]]
     arguments = {"client_learning_rate": 0.1} if strategy == "QFedAvg" else {}
     aggregation = Aggregation(strategy, arguments, buffers)
     before = state["0.weight"]

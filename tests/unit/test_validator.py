@@ -117,6 +117,8 @@ def test_groups():
         ("fl_server_host", "laptop.local", None),
         ("fl_server_host", "fe80::1%eth0", None),
         ("fl_weight", "0.2", None),
+        ("fl_initial", "", None),
+        ("fl_initial", None, "is None, but must be a path."),
     ],
 )
 def test_values(variable, value, text):
@@ -454,7 +456,7 @@ def test_what_is_not_deployed_is_said(record, then, now, text):
     {"fl_batch_size": 8, "fl_learning_rate": 0.5, "fl_config": {"a": 1}},
     {"fl_seed": 4, "fl_strategy": "FedProx", "fl_strategy_args": {"proximal_mu": 1}, "fl_experiment": "y"},
     {"fl_weight": 0.5}, {"fl_round_timeout": 3, "fl_min_clients": 2}, {"trainer_ready_timeout": 1},
-    {"fl_keep_checkpoints": 9, "fl_examples_cap": 2},
+    {"fl_keep_checkpoints": 9, "fl_examples_cap": 2, "fl_initial": "first"},
     {"ansible_host": "10.0.0.9"},
 ])  # fmt: skip
 def test_what_a_run_may_choose_needs_no_deployment(record, values):

@@ -64,6 +64,7 @@ ADDRESSES = (
         rendered:
           client: "{{ lookup('template', templates ~ '/client.json.j2', convert_data=false) }}"
           run: "{{ lookup('template', templates ~ '/run.json.j2', convert_data=false) }}"
+          initial: "{{ server_initial }}"
           dataset: "{{ lookup('template', templates ~ '/dataset.json.j2', convert_data=false) }}"
           task: "{{ fl_task_file }}"
           server: "{{ lookup('template', templates ~ '/server.json.j2', convert_data=false) }}"
@@ -143,7 +144,8 @@ def test_an_ipv6_address_gets_its_brackets_and_a_path_can_begin_with_the_users_h
     """In every file that has an address with a port, or a path on the server."""
     shutil.copy(ROOT / "fl_app/task.py", tmp_path)
     given = {"fl_server_host": "fd00::1", "fl_listen": "::", "fl_server_port": 9092,
-             "fl_task": "~/task.py", "fl_runs": "~/runs", "dataset_path": "~/photos"}  # fmt: skip
+             "fl_task": "~/task.py", "fl_runs": "~/runs", "dataset_path": "~/photos",
+             "fl_initial": "~/before.safetensors"}  # fmt: skip
     (tmp_path / "play.yml").write_text(ADDRESSES)
     play = (tmp_path / "play.yml", "-i", inventory, "-e", json.dumps(given))
     done = ansible("ansible-playbook", *play, HOME=str(tmp_path))
@@ -156,6 +158,18 @@ def test_an_ipv6_address_gets_its_brackets_and_a_path_can_begin_with_the_users_h
     assert files["task"] == f"{tmp_path}/task.py"
     assert json.loads(files["dataset"])["path"] == f"{tmp_path}/photos"
     assert json.loads(files["run"])["directory"].startswith(f"{tmp_path}/runs/")
+    assert json.loads(files["run"])["initial"] == f"{tmp_path}/before.safetensors"
+
+
+@pytest.mark.parametrize(("given", "path"), [
+    ({}, ""), ({"fl_initial": "other"}, f"{ROOT}/runs/other"), ({"fl_initial": 5, "fl_runs": "/r"}, "/r/5"),
+    ({"fl_initial": "a.safetensors"}, f"{ROOT}/a.safetensors"), ({"fl_initial": "old/runs/a"}, f"{ROOT}/old/runs/a"),
+])  # fmt: skip
+def test_a_first_model_is_a_file_or_an_experiment(tmp_path, inventory, given, path):
+    (tmp_path / "play.yml").write_text(ADDRESSES)
+    done = ansible("ansible-playbook", tmp_path / "play.yml", "-i", inventory, "-e", json.dumps(given))
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "files.json").read_text())["initial"] == path
 
 
 def test_lab_asks_for_its_addresses(play):

@@ -25,8 +25,9 @@ class RunConfig:
     know it from their own client.json; here it is for the record); `weights` holds every device's `fl_weight`, and
     `undeployed` those that take no part, for their last deployment failed or there was none; `own_data` those with data
     of their own, not from the server; `keep_checkpoints` is how many are kept besides the best round's; `examples_cap`
-    how many times the median a device's own number of examples may be; `trainer` and `control` are Unix sockets on the
-    server. `experiment_id` tells one experiment from another, and from one that was begun anew under its name.
+    how many times the median a device's own number of examples may be; `initial` is a file of tensors, or the folder of
+    an experiment, from which a new experiment begins; `trainer` and `control` are Unix sockets on the server.
+    `experiment_id` tells one experiment from another, and from one that was begun anew under its name.
     """
 
     experiment: str
@@ -53,6 +54,7 @@ class RunConfig:
     experiment_id: str = ""
     keep_checkpoints: int = 5
     examples_cap: float = 10
+    initial: str = ""
 
     @property
     def devices(self) -> list[str]:

@@ -46,7 +46,12 @@ class Experiment:
             known = json.loads((self.folder / "configuration.json").read_text())["id"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with it, `open` says
             return None
-        return known if isinstance(known, str) and any(self.checkpoints.glob("round-*")) else None
+        return known if isinstance(known, str) and self.begun else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return any(self.checkpoints.glob("round-*"))
 
     def open(self, initial: dict[str, np.ndarray]) -> Checkpoint:
         """Return where to go on: the newest checkpoint that can be trained from, or round 0 with `initial`'s tensors.

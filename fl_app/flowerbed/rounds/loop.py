@@ -23,7 +23,7 @@ from .. import tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
-from . import replies, strategy, weights
+from . import initial, replies, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -70,6 +70,7 @@ class _Run:
         self.fleet = Fleet(grid, self.deployed, stop, max(run.wait_clients, QUERY_SECONDS))
         self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
+        self.tied: list[list[str]] = []  # the names of each tensor that has several
         self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
         self.left_out: dict[str, str] = {}  # why, as it was said last
         self.round = 0
@@ -82,18 +83,22 @@ class _Run:
         self._check_weights()
         willing = [device for device in self.run.devices if weights.parse(self.run.weights[device]) != 0]
         strategy.check(self.run.strategy, self.run.strategy_args, len(willing))
-        initial, buffers = self._initial()
-        checkpoint = self.experiment.open(initial)
+        built, buffers = self._initial()
+        first, begins = self._first(built)
+        checkpoint = self.experiment.open(first)
         self.round, self.state = checkpoint.round, checkpoint.model
-        self.types = {name: array.dtype for name, array in initial.items()}
+        self.types = {name: array.dtype for name, array in built.items()}
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
         if dropped := aggregation.recall(checkpoint.memory, checkpoint.memory_rest, self.state):
             self._problem(None, dropped)
         first, last = self.round + 1, self.round + self.run.rounds
         self.experiment.events.record({
             "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,
-            "strategy": self.run.strategy, "devices": len(self.run.devices),
+            "strategy": self.run.strategy, "devices": len(self.run.devices), "initial": self.run.initial,
         })  # fmt: skip
+        if begins:
+            log.info(begins)
+            self.experiment.events.record({"event": "initial", "path": self.run.initial, "message": begins})
         self._wait_for_devices()
         try:
             while self.round < last:
@@ -125,7 +130,16 @@ class _Run:
         problem = tensors.too_large(len(packed))
         if problem:
             raise RunFailed(problem)
+        self.tied = json.loads(about["tied"])
         return tensors.unpack(packed), set(json.loads(about["buffers"]))
+
+    def _first(self, built: State) -> tuple[State, str]:
+        """Return the model that a new experiment begins with, and what is to be said of it, before any is begun."""
+        if self.experiment.begun:
+            initial.check_begun(self.run.initial, self.run.experiment, self.experiment.events.read())
+        elif self.run.initial:
+            return initial.load(self.run.initial, built, self.tied)
+        return built, ""
 
     def _wait_for_devices(self) -> None:
         for device in self.run.undeployed:

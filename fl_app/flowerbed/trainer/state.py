@@ -44,6 +44,14 @@ def learnt(model):
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in places}
 
 
+def tied(model):
+    """Return the names of each tensor that has several, sorted: of weights that are tied."""
+    names = {}
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        names.setdefault(id(tensor), []).append(name)
+    return sorted(group for group in names.values() if len(group) > 1)
+
+
 def shapes(model):
     """Return the shape of each tensor by its name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -121,13 +121,15 @@ class Worker:
         )  # fmt: skip
 
     def initial(self, body, config):
-        """Return a new model's tensors, made from `config["seed"]`; the metrics name those that aren't learnt."""
+        """Return a new model's tensors, made from `config["seed"]`; the metrics name those not learnt, and the tied."""
         self._begin(config)
         self._seed(config)
         self._model = None
         model = self._prepare_model(config)
         arrays = state.read(model, state.shapes(model))
-        return tensors.pack(arrays), {"buffers": json.dumps(sorted(set(arrays) - state.learnt(model)))}
+        return tensors.pack(arrays), {
+            "buffers": json.dumps(sorted(set(arrays) - state.learnt(model))), "tied": json.dumps(state.tied(model))
+        }  # fmt: skip
 
     def train(self, body, config):
         """Train on the device's training data from the tensors in `body`; return the trained tensors and metrics.

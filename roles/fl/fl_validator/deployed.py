@@ -12,8 +12,8 @@ RECORD = "deployed.json"  # in the server's fl_home: what `fixed` was when each 
 
 # A run's own, which may change from one to the next; the latter but on a device that has its own
 RUN = {
-    "fl_examples_cap", "fl_experiment", "fl_keep_checkpoints", "fl_min_clients", "fl_round_timeout", "fl_runs",
-    "fl_seed", "fl_strategy", "fl_strategy_args", "fl_wait_clients", "fl_weight", "server_ready_timeout",
+    "fl_examples_cap", "fl_experiment", "fl_initial", "fl_keep_checkpoints", "fl_min_clients", "fl_round_timeout",
+    "fl_runs", "fl_seed", "fl_strategy", "fl_strategy_args", "fl_wait_clients", "fl_weight", "server_ready_timeout",
     "trainer_ready_timeout",
 }  # fmt: skip
 TASK = ("fl_config", "fl_batch_size", "fl_local_epochs", "fl_learning_rate")

@@ -38,6 +38,7 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
          "list": "a list", "str": "text", "path": "a path"}  # fmt: skip
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 MAPPINGS = ("fl_config", "fl_strategy_args")  # of values whose types nobody says
+MAY_BE_EMPTY = ("fl_initial",)
 BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
 
 
@@ -72,7 +73,7 @@ def _is(kind: str, value: Any) -> bool:
 
 def wrong(name: str, value: Any, option: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a variable's value, a sentence's end, or None. `option` is its argument spec."""
-    if value in (None, "") and not name.startswith("fl_"):
+    if (value == "" and name in MAY_BE_EMPTY) or (value in (None, "") and not name.startswith("fl_")):
         return None  # a role's way to say that it is not set
     kind = option.get("type", "str")
     holds, limit = LIMITS.get(name, (lambda number: True, ""))
