@@ -71,7 +71,7 @@ PRODUCTS = re.compile(
     r"|logs/(supervisord|trainer|client|server|superlink|supernode)\.log(\.\d+)?"
     r"|slots/(bell|slot-\d+)"
     r"|app/(.+/)?__pycache__/[^/]+\.pyc(\.\d+)?"
-    r"|shards/(manifest\.json|\.state\.json|[^/]+/(train|heldout)\.npz|\.(staging|fetched)/.*)"
+    r"|shards/((manifest|shares)\.json|\.state\.json|[^/]+/(train|heldout)\.npz|\.(staging|fetched)/.*)"
     r"|flwr/(source|apps/.*)"
 )
 FOLDERS = ("app", "logs", "programs", "slots", "shard", "shards", "flwr")

@@ -1,6 +1,7 @@
 """`python -m flowerbed.dataset [--check] dataset.json`: make every device's shards, where they are not made yet.
 
-Prints one line, {"changed": ..., "manifest": ...}; or, on stderr, one sentence about what is wrong, and exits with 1.
+Prints one line, {"changed": ..., "manifest": ...}, with "said", a list of sentences, where devices came or went; or, on
+stderr, one sentence about what is wrong, and exits with 1.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def main() -> int:
 
 
 def make(settings: config.Config, check: bool = False) -> dict:
-    """Make the shards, unless they are there already; return whether anything changed, and the manifest."""
+    """Make the shards, unless they are there already; return whether anything changed, the manifest, and who came."""
     store = Store(settings)
     manifest = store.manifest()
     if manifest is not None:
@@ -41,8 +42,9 @@ def make(settings: config.Config, check: bool = False) -> dict:
         return {"changed": True, "manifest": {"warnings": []}}
     from flowerbed.dataset.build import build
 
-    shards, manifest = build(settings)
-    return {"changed": store.write(shards, manifest, check), "manifest": manifest}
+    shards, manifest, split = build(settings, store.split)
+    said = {"said": split.said} if split.said else {}
+    return {"changed": store.write(shards, manifest, split, check), "manifest": manifest, **said}
 
 
 def _fail(sentence: str) -> int:

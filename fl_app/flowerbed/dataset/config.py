@@ -17,11 +17,15 @@ SERVER = "server"  # the folder of the server's test set, beside the devices' ow
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of dataset.json; in the inventory each is called `dataset_<key>`."""
+    """The keys of dataset.json; in the inventory each is called `dataset_<key>`.
+
+    But for `devices`, those of the inventory, and `only`, those of them that are deployed to, where these are not all.
+    """
 
     name: str
     devices: list[str]
     output: str
+    only: list[str] | None = None
     path: str = ""  # with `hub`, where what is fetched is kept
     hub: str = ""
     subset: str = ""

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from flowerbed.dataset import DatasetError, files
 from flowerbed.dataset.build import Shards, loader
 from flowerbed.dataset.config import Config
 from flowerbed.dataset.shards import joint_fingerprint
+from flowerbed.dataset.split import Split, sharing
 
-MANIFEST, STATE, STAGING = "manifest.json", ".state.json", ".staging"
-FORMAT = 2  # raise it when the same input gives other shards, or another manifest
+MANIFEST, SHARES, STATE, STAGING = "manifest.json", "shares.json", ".state.json", ".staging"
+FORMAT = 3  # raise it when the same input gives other shards, or another manifest
 
 
 class Store:
@@ -23,7 +24,8 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.output = config.output
-        self.inputs = _inputs(config)
+        self.split = Split.load(self._content(SHARES))
+        self.inputs = _inputs(config, sharing(config, self.split))
         self.state = self._read_json(STATE) or {"inputs": None, "files": {}}
 
     def manifest(self) -> dict | None:
@@ -33,20 +35,20 @@ class Store:
             return self._read_json(MANIFEST)
         return None
 
-    def write(self, shards: Shards, manifest: dict, check: bool = False) -> bool:
+    def write(self, shards: Shards, manifest: dict, split: Split, check: bool = False) -> bool:
         """Bring the folder up to date, unless `check`; return whether it differs. Raises DatasetError.
 
         Adds each host's fingerprint, which its trainer finds in its own part, to the manifest.
         """
         try:
-            return self._write(shards, manifest, check)
+            return self._write(shards, manifest, split, check)
         except OSError as error:
             problem = f"cannot write the shards to {self.output} ({error.strerror})"
             raise DatasetError(f"{problem}: make room or give access; the earlier shards are kept") from error
         finally:
             shutil.rmtree(self._path(STAGING), ignore_errors=True)
 
-    def _write(self, shards: Shards, manifest: dict, check: bool) -> bool:
+    def _write(self, shards: Shards, manifest: dict, split: Split, check: bool) -> bool:
         shutil.rmtree(self._path(STAGING), ignore_errors=True)
         changed = []
 
@@ -64,7 +66,8 @@ class Store:
             place(name, content)
         manifest["fingerprints"] = {host: joint_fingerprint(files) for host, files in sums.items()}
         place(MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
-        names = {*shards, MANIFEST}
+        place(SHARES, split.dump())
+        names = {*shards, MANIFEST, SHARES}
         stale = [name for name in self.state["files"] if name not in names and os.path.exists(self._path(name))]
         if not check:
             self._save_state(None, names.union(stale))  # should this be killed half-way, the next call repairs it
@@ -104,8 +107,13 @@ class Store:
             return None  # damaged: it is made anew
 
 
-def _inputs(config: Config) -> str:
-    """Return a hash of all that the shards depend on: the configuration, and each source file's size and time."""
+def _inputs(config: Config, devices: list[str]) -> str:
+    """Return a hash of all that the shards depend on: the configuration, and each source file's size and time.
+
+    `devices` are those that are to have a share.
+    """
+    sizes = {device: config.sizes.get(device) for device in devices}
+    config = replace(config, devices=devices, only=None, sizes=sizes)
     sources = [(path, _stat(files.encoded(path))) for path in loader(config).sources(config)]
     return hashlib.sha256(json.dumps([FORMAT, asdict(config), sources]).encode()).hexdigest()
 

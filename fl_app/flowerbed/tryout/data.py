@@ -46,11 +46,11 @@ def place(text: str, folder: Path, most: int, image_size: list[int] | None) -> D
 
 def _split(settings: config.Config, most: int) -> Data:
     """Split a data set as a deployment does, and leave out what is too much."""
-    parts, manifest = build.build(settings)
+    parts, manifest, shares = build.build(settings)
     share = manifest["devices"][DEVICE]
     whole = {split: share[split] for split in shards.SPLITS}
     share.update({split: min(count, most) for split, count in whole.items()})
-    store.Store(settings).write({name: (x[:most], y[:most]) for name, (x, y) in parts.items()}, manifest)
+    store.Store(settings).write({name: (x[:most], y[:most]) for name, (x, y) in parts.items()}, manifest, shares)
     folders = {host: os.path.join(settings.output, host) for host in (DEVICE, SERVER)}
     return Data(
         settings.name, {host: path if os.path.isdir(path) else None for host, path in folders.items()}, whole,
