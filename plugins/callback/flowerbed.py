@@ -128,7 +128,7 @@ class RunFormatter:
                 yield "", None
                 yield "  ".join(name.rjust(width) for name, width in ROUND_COLUMNS.items()), None
             yield self._round(event)
-        elif kind in ("waiting", "initial"):
+        elif kind in ("waiting", "initial", "fleet"):
             yield str(event.get("message", "")), None
         elif kind == "problem":
             yield str(event.get("message", "")), constants.COLOR_WARN

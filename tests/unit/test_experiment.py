@@ -307,31 +307,76 @@ def test_a_run_says_that_what_a_strategy_remembers_is_of_other_tensors(tmp_path,
     assert problem["message"] in caplog.messages
 
 
-def split(*devices, fingerprint="abc", **changes):
+def fleet(*devices, fingerprint="abc", of=None, **changes):
+    """Return what a run knows of a fleet and of its shares; those in `of` have another share than the default."""
     shares = {device: {"train": 100 // len(devices), "heldout": 5} for device in devices}
-    return {"name": "digits", "alpha": 0.5, "devices": shares, "fingerprint": fingerprint} | changes
+    each = {device: f"share {(of or {}).get(device, device)}" for device in devices}
+    dataset = {"name": "digits", "alpha": 0.5, "devices": shares, "fingerprint": f"all of {devices}, {of}"}
+    dataset |= {"fingerprints": {**each, "server": "test"}, "split": fingerprint, "warnings": []} | changes
+    return {"dataset": dataset, "weights": dict.fromkeys(devices, "examples")}
 
 
 @pytest.mark.parametrize(
-    ("dataset", "reason"),
+    ("then", "message"),
     [
-        (split("d0", "d1", "d2", fingerprint="def"), "d2 came"),
-        (split("d0", fingerprint="def"), "d1 went"),
-        (split("d1", "d9", "d8", fingerprint="def"), "d8, d9 came and d0 went"),
+        (fleet("d0", "d1", "d2"), "d2 came"),
+        (fleet("d0"), "d1 went"),
+        (fleet("d1", "d9", "d8"), "d9, d8 came and d0 went"),
+        (fleet("d0", "d1", "d2", of={"d1": "less"}), "d2 came; d1 has other examples"),
+        (fleet("d0", "d1", of={"d0": 1, "d1": 2}), "d0, d1 have other examples"),
     ],
 )
-def test_an_experiment_whose_devices_are_others_is_refused_with_which_came_and_went(tmp_path, dataset, reason):
-    Experiment(run(tmp_path, dataset=split("d0", "d1"))).open(MODEL)
+def test_an_experiment_goes_on_with_another_fleet_and_says_so_once(tmp_path, then, message):
+    Experiment(run(tmp_path, **fleet("d0", "d1"))).open(MODEL)
+    for _ in range(2):
+        assert Experiment(run(tmp_path, **then)).open(MODEL).round == 0
+        [event] = events(tmp_path, "fleet")
+        assert event["message"] == f"the fleet is another than before: {message}"
+    Experiment(run(tmp_path, **fleet("d0", "d1"))).open(MODEL)
+    assert len(events(tmp_path, "fleet")) == 2, "and back again"
+
+
+def test_a_fleet_of_other_devices_with_data_of_their_own_goes_on(tmp_path):
+    own = {"dataset": {"name": "device"}}
+    Experiment(run(tmp_path, **fleet("d0", "d1") | own)).open(MODEL)
+    Experiment(run(tmp_path, **fleet("d0", "d2") | own)).open(MODEL)
+    [event] = events(tmp_path, "fleet")
+    assert (event["came"], event["went"], event["changed"]) == (["d2"], ["d1"], [])
+
+
+def test_an_experiment_of_before_splits_were_kept_goes_on_with_the_same_one(tmp_path):
+    """Its fingerprint is that of the shards as they were first, which is now kept."""
+    before = fleet("d0", "d1", fingerprint=None)
+    del before["dataset"]["split"], before["dataset"]["fingerprints"]
+    before["dataset"]["fingerprint"] = "abc"
+    Experiment(run(tmp_path, **before)).open(MODEL)
+    Experiment(run(tmp_path, **fleet("d0", "d1"))).open(MODEL)
+    Experiment(run(tmp_path, **fleet("d0", "d1", "d2"))).open(MODEL)
+    assert [event["came"] for event in events(tmp_path, "fleet")] == [["d2"]]
+    with pytest.raises(RunFailed, match='dataset.fingerprint was "abc" and is now "def". Choose'):
+        Experiment(run(tmp_path, **fleet("d0", "d1", "d2", fingerprint="def"))).open(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        (fleet("d0", "d1", "d2", fingerprint="def"), "d2 came"),
+        (fleet("d0", fingerprint="def"), "d1 went"),
+        (fleet("d1", "d9", "d8", fingerprint="def"), "d9, d8 came and d0 went"),
+    ],
+)
+def test_an_experiment_whose_data_set_is_split_anew_is_refused_with_which_came_and_went(tmp_path, then, reason):
+    Experiment(run(tmp_path, **fleet("d0", "d1"))).open(MODEL)
     with pytest.raises(RunFailed) as failed:
-        Experiment(run(tmp_path, dataset=dataset)).open(MODEL)
+        Experiment(run(tmp_path, **then)).open(MODEL)
     sentence = f"began with another model or data set: {reason}, among which the data set is split anew. Choose"
     assert sentence in str(failed.value) and "abc" not in str(failed.value)
 
 
 def test_what_else_differs_follows_the_devices(tmp_path):
-    Experiment(run(tmp_path, dataset=split("d0", "d1"))).open(MODEL)
+    Experiment(run(tmp_path, **fleet("d0", "d1"))).open(MODEL)
     with pytest.raises(RunFailed, match=r"d2 came, .* split anew; dataset.alpha was 0.5 and is now 0.1. Choose"):
-        Experiment(run(tmp_path, dataset=split("d0", "d1", "d2", alpha=0.1))).open(MODEL)
+        Experiment(run(tmp_path, **fleet("d0", "d1", "d2", fingerprint="def", alpha=0.1))).open(MODEL)
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "null", '"text"', "{", "[" * 100_000, "\xff"])

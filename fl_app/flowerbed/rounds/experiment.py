@@ -19,14 +19,13 @@ from .files import write_atomically
 
 log = logging.getLogger("flowerbed.rounds")
 
-_WITH_THE_DEVICES = ("dataset.devices", "dataset.fingerprint")
 _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
 _CHANGEABLE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
     "link", "seed", "task_hash", "examples_cap",
 )  # fmt: skip
-# Says nothing of the examples, whose fingerprint is compared; and an experiment may have begun without it.
-_NO_DIFFERENCE = ("dataset.fingerprints", "dataset.warnings")
+# Of a data set: who has what of it, which is another when devices come and go
+_SHARES = ("devices", "fingerprint", "fingerprints", "split", "warnings")
 
 
 class Experiment:
@@ -122,13 +121,16 @@ class Experiment:
                 raise RunFailed(
                     f"{path} cannot be used ({error}): restore it, or choose another name with -e experiment=NAME"
                 ) from None
-            found = [difference for name in fixed for difference in differences(before.get(name), now[name], name)]
-            found = [difference for difference in found if not difference.startswith(_NO_DIFFERENCE)]
+            pairs = {
+                "dataset": (_lasting(before.get("dataset")), _lasting(now["dataset"])),
+                "model": (before.get("model"), now["model"]),
+            }
+            found = [difference for name, pair in pairs.items() for difference in differences(*pair, name)]
             differing = sorted(found, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
-            if changed := _came_and_went(before.get("dataset"), self.run.dataset):
-                # With other devices, everyone's share of the data is another, and so is its fingerprint.
-                also = [phrase for phrase in differing if not phrase.startswith(_WITH_THE_DEVICES)]
-                differing = [f"{changed}, among which the data set is split anew", *also]
+            others = [phrase for phrase in differing if not phrase.startswith("dataset.fingerprint ")]
+            moved = _moved(*_came_and_went(before, now))
+            if others != differing and moved:
+                differing = [f"{moved}, among which the data set is split anew", *others]
             if differing:
                 raise RunFailed(
                     f"experiment {self.run.experiment} began with another model or data set: "
@@ -138,7 +140,9 @@ class Experiment:
             changes = {name: [before.get(name), now[name]] for name in _CHANGEABLE if before.get(name) != now[name]}
             if changes:
                 self.events.record({"event": "configuration", "changes": changes})
-            elif before.get("id") == self.id:
+            if event := _fleet_event(before, now):
+                self.events.record(event)
+            if before == now:
                 return
         write_atomically(path, (json.dumps(now, indent=2) + "\n").encode())
 
@@ -198,14 +202,48 @@ class Experiment:
             self.events.record(*missing)
 
 
-def _came_and_went(before: Any, now: dict[str, Any]) -> str:
-    """Return which devices a data set is no longer, or now too, split among; "" if they are the same."""
-    then = before.get("devices") if isinstance(before, dict) else None
-    if not isinstance(then, dict) or "devices" not in now:
-        return ""
-    came, went = sorted({*now["devices"]} - {*then}), sorted({*then} - {*now["devices"]})
-    phrases = [f"{_few(came)} came"] * bool(came) + [f"{_few(went)} went"] * bool(went)
-    return " and ".join(phrases)
+def _lasting(dataset: Any) -> Any:
+    """Return what of a data set stays while devices come and go: of its shares, their first fingerprint."""
+    if not isinstance(dataset, dict):
+        return dataset
+    first = dataset.get("split", dataset.get("fingerprint"))  # an earlier Flowerbed's were always as they began
+    rest = {key: value for key, value in dataset.items() if key not in _SHARES}
+    return {**rest, "fingerprint": first} if first else rest
+
+
+def _fleet_event(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any] | None:
+    """Return an event that says which devices came, went, and have another share, since the last run; or None."""
+    came, went = _came_and_went(before, now)
+    was, known = _fingerprints(before), _fingerprints(now)
+    others = [name for name in _devices(now) if name in was and name in known and was[name] != known[name]]
+    if not came and not went and not others:
+        return None
+    phrases = [f"{_few(others)} {'has' if len(others) == 1 else 'have'} other examples"] * bool(others)
+    message = f"the fleet is another than before: {'; '.join(filter(None, [_moved(came, went), *phrases]))}"
+    return {"event": "fleet", "came": came, "went": went, "changed": others, "message": message}
+
+
+def _came_and_went(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    then, there = _devices(before), _devices(now)
+    if not then:
+        return [], []
+    return [name for name in there if name not in then], [name for name in then if name not in there]
+
+
+def _devices(configuration: dict[str, Any]) -> list[str]:
+    found = configuration.get("weights")
+    return list(found) if isinstance(found, dict) else []
+
+
+def _fingerprints(configuration: dict[str, Any]) -> dict[str, Any]:
+    dataset = configuration.get("dataset")
+    found = dataset.get("fingerprints") if isinstance(dataset, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _moved(came: list[str], went: list[str]) -> str:
+    """Return which devices came and which went, in words."""
+    return " and ".join([f"{_few(came)} came"] * bool(came) + [f"{_few(went)} went"] * bool(went))
 
 
 def _few(names: list[str]) -> str:
