@@ -77,3 +77,13 @@ def test_the_default_task_sees_the_same_images_however_they_are_written(tmp_path
     images, labels = warmed_up().train_data.tensors
     np.testing.assert_allclose(images.numpy(), pixels / 255, atol=1e-6)
     assert labels.tolist() == [0, 1, 2, 3]
+
+
+def test_columns_of_a_table_are_counted_by_rows_and_their_empty_cells_are_said(tmp_path, warmed_up):
+    (tmp_path / "data/train.csv").write_text("hour,power\n" + "1,2.5\n" * 29 + "3,\n")
+    load_data = "from flowerbed.dataset import arrays\nload_data = lambda folder, config: arrays.read(folder)"
+    task = f"{fleet.TASK.read_text()}\n\n{load_data}\n"
+    health = warmed_up(task).health(False)
+    assert (health["ready"], health["problem"], health["examples"], health["heldout_examples"]) == (True, None, 27, 3)
+    assert health["warnings"] == [f"{tmp_path}/data/train.csv has empty cells, which are NaN: 1 in power"]
+    assert health["classes"] is None

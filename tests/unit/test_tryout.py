@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,56 @@ def test_an_npz_file_is_a_device_s_own_data_of_which_the_server_knows_nothing(tr
     status, said, problems = tryout(fleet.TASK, tmp_path / "mine.npz", "--config", "channels=1", "classes=4")
     assert (status, problems) == (0, "")
     assert "Trained on 45 examples" in said and "on 5 examples that are held out" in said and "test set" not in said
+
+
+REGRESSION = """
+from torch.nn.functional import mse_loss
+
+from flowerbed.dataset import arrays
+
+
+def build_model(config):
+    return nn.Linear(2, 1)
+
+
+def load_data(folder, config):
+    parts = arrays.read(folder, ["a", "file", "power"])
+    return [{name: torch.from_numpy(column).float() for name, column in part.items()} for part in parts]
+
+
+def train(model, data, config):
+    x, loss = torch.stack([data["a"], data["file"]], 1), 0
+    for _ in range(20):
+        loss = mse_loss(model(x)[:, 0], data["power"])
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+                parameter.grad = None
+    return {"loss": loss, "accuracy": 0}
+
+
+def evaluate(model, data, config):
+    return {"loss": mse_loss(model(torch.stack([data["a"], data["file"]], 1))[:, 0], data["power"]), "accuracy": 0}
+"""
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_arrays_and_tables_without_classes_are_a_device_s_own_data_too(tryout, tmp_path, kind):
+    task = changed(tmp_path, REGRESSION)
+    if kind == "csv":
+        rows = "".join(f"{number / 64};{number % 7};{number / 32};\n".replace(".", ",") for number in range(60))
+        (tmp_path / "mine.csv").write_text("a;file;power;note\n" + rows)
+    else:
+        x = np.random.default_rng(0).random((60, 3), np.float32)
+        with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+            for name, array in {"a": x[:, 0], "file": x[:, 1], "power": x[:, 2], "mean": x.mean(0)}.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array)
+    status, said, problems = tryout(task, tmp_path / f"mine.{kind}")
+    assert (status, problems) == (0, "")
+    assert "Trained on 54 examples: loss " in said and "Evaluated on 6 examples that are held out: loss " in said
+    assert ("Note: " in said and "mine.csv has empty cells, which are NaN: 60 in note" in said) == (kind == "csv")
 
 
 def test_a_folder_that_only_the_task_can_read_is_left_to_it(tryout, tmp_path):

@@ -83,12 +83,13 @@ def _parquet(path, choose):
 
 
 _READERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+KINDS = tuple(_READERS)
 
 
 def _kind(path):
     kind = os.path.splitext(path)[1].lower()
-    if kind not in _READERS:
-        raise DatasetError("%s is none of %s" % (path, " ".join(_READERS)))
+    if kind not in KINDS:
+        raise DatasetError("%s is none of %s" % (path, " ".join(KINDS)))
     return kind
 
 
@@ -101,12 +102,12 @@ def _paths(folder):
     paths = []
     for split in shards.SPLITS:
         names = [name for name in there if os.path.splitext(name)[0] == split]
-        names = [name for name in names if os.path.splitext(name)[1].lower() in _READERS]
+        names = [name for name in names if os.path.splitext(name)[1].lower() in KINDS]
         if len(names) > 1:
             raise DatasetError("%s holds %s: leave one of them" % (folder, " and ".join(names)))
         paths.append(os.path.join(folder, names[0]) if names else None)
     if not any(paths):
-        kinds = ", ".join("train" + kind for kind in _READERS)
+        kinds = ", ".join("train" + kind for kind in KINDS)
         raise DatasetError("%s holds %s, but none of %s: rename this device's data, or read it in load_data of the task"
                            % (folder, _listed(there), kinds))  # fmt: skip
     return paths

@@ -63,8 +63,8 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("task", metavar="TASK", help="the task's file, as fl_task names it")
     parser.add_argument(
         "data", metavar="DATA", nargs="?", default="digits",
-        help="class folders, an .npz file, a dataset_name, or NAME:PATH of both, such as cifar10:/data/cifar "
-        "or device:/data/mine for a folder that the task itself reads (default: digits)",
+        help="class folders, a file of arrays or columns, a dataset_name, or NAME:PATH of both, such as "
+        "cifar10:/data/cifar or device:/data/mine for a folder that the task itself reads (default: digits)",
     )  # fmt: skip
     parser.add_argument("--config", metavar="NAME=VALUE", nargs="+", default=[], help="what fl_config would have")
     parser.add_argument("--image-size", metavar=("HEIGHT", "WIDTH"), nargs=2, type=int, help="as dataset_image_size")
