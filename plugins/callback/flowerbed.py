@@ -52,10 +52,23 @@ def number(value: Any, digits: int = 0, factor: float = 1) -> str:
     return f"{value * factor:.{digits}f}"
 
 
-def percent(value: Any) -> str:
-    """Return an accuracy (0..1) as text."""
-    text = number(value, 1, 100)
-    return text if text == NOTHING else f"{text} %"
+def metric(name: str, value: Any) -> str:
+    """Return a metric as text: a share in per cent, of a list the least and the largest number."""
+    if isinstance(value, list):
+        numbers = [item for item in value if number(item) != NOTHING]
+        return f"{metric(name, min(numbers))} to {metric(name, max(numbers))}" if numbers else NOTHING
+    if number(value) == NOTHING:
+        return NOTHING
+    if name.split("_")[-1] == "accuracy":
+        return f"{number(value, 1, 100)} %"
+    plain = name == "loss" and 1e-3 <= abs(value) < 1e4
+    return number(value, 4) if plain or value == 0 else f"{value:.4g}"
+
+
+def measured(event: Event, name: str, prefix: str = "") -> str:
+    """Return a metric of an event as text. An old event has loss and accuracy only, by names of their own."""
+    found = event.get(f"{prefix}metrics")
+    return metric(name, found.get(name) if isinstance(found, dict) and found else event.get(prefix + name))
 
 
 def megabytes(value: Any) -> str:
@@ -68,31 +81,49 @@ def status(event: Event) -> str:
     return ": ".join(str(event[key]) for key in ("status", "reason") if event.get(key))
 
 
-ROUND_COLUMNS: dict[str, int] = {
-    "round": 10, "accuracy": 9, "loss": 8, "held-out accuracy": 17, "seconds": 8, "clients": 8,
-}  # fmt: skip
-DEVICE_COLUMNS: dict[str, Callable[[Event], str]] = {
-    "device": lambda event: str(event.get("device", NOTHING)),
-    "examples": lambda event: number(event.get("examples")),
-    "weight": lambda event: number(event.get("weight"), 3),
-    "loss": lambda event: number(event.get("loss"), 4),
-    "accuracy": lambda event: percent(event.get("accuracy")),
-    "held-out": lambda event: percent(event.get("heldout_accuracy")),
-    "s training": lambda event: number(event.get("seconds_train"), 2),
-    "s transfer": lambda event: number(event.get("seconds_transfer"), 2),
-    "MB down": lambda event: megabytes(event.get("bytes_down")),
-    "MB up": lambda event: megabytes(event.get("bytes_up")),
-    "Python": lambda event: str(event.get("python", NOTHING)),
-    "torch": lambda event: str(event.get("torch", NOTHING)),
-    "status": status,
-}
+def round_columns(leading: str, show: list[str]) -> list[tuple[str, int, str, str]]:
+    """Return the columns of metrics in the table of rounds: heading, width, the metric's name, the event's prefix."""
+    if not show:
+        columns = [(leading, leading, ""), ("loss", "loss", "")] if leading != "loss" else [("loss", "loss", "")]
+        columns += [(f"held-out {leading}", leading, "heldout_")]
+    else:
+        columns = [column for name in show for column in ((name, name, ""), (f"held-out {name}", name, "heldout_"))]
+    return [(heading, max(len(heading), 8), name, prefix) for heading, name, prefix in columns]
+
+
+Column = Callable[[Event], str]
+
+
+def device_columns(leading: str, show: list[str]) -> dict[str, Column]:
+    """Return the columns of the table of devices."""
+
+    def of(name: str, prefix: str = "") -> Column:
+        return lambda event: measured(event, name, prefix)
+
+    names = show or (["loss", leading] if leading != "loss" else ["loss"])
+    heldout = show or [leading]
+    return {
+        "device": lambda event: str(event.get("device", NOTHING)),
+        "examples": lambda event: number(event.get("examples")),
+        "weight": lambda event: number(event.get("weight"), 3),
+        **{name: of(name) for name in names},
+        **{"held-out" if not show else f"held-out {name}": of(name, "heldout_") for name in heldout},
+        "s training": lambda event: number(event.get("seconds_train"), 2),
+        "s transfer": lambda event: number(event.get("seconds_transfer"), 2),
+        "MB down": lambda event: megabytes(event.get("bytes_down")),
+        "MB up": lambda event: megabytes(event.get("bytes_up")),
+        "Python": lambda event: str(event.get("python", NOTHING)),
+        "torch": lambda event: str(event.get("torch", NOTHING)),
+        "status": status,
+    }
+
 
 PATHS = {"model": "model/last.safetensors", "best model": "model/best.safetensors"}
 
 
-def table(rows: Iterable[Event]) -> list[str]:
+def table(rows: Iterable[Event], columns: dict[str, Column]) -> list[str]:
     """Return device events as the lines of an aligned table, its heading first."""
-    cells = [list(DEVICE_COLUMNS), *([column(row) for column in DEVICE_COLUMNS.values()] for row in rows)]
+    cells = [list(columns), *([column(row) for column in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     last = len(widths) - 1
     return [
@@ -111,7 +142,9 @@ class RunFormatter:
         self._last_round: Any = None
         self._devices: list[Event] = []  # of the last round that has ended
         self._pending: list[Event] = []
-        self._headed = self._summed_up = False
+        self._heading: list[tuple[str, int, str, str]] = []  # as it was shown last
+        self._summed_up = False
+        self._leading, self._show = "accuracy", []
 
     def lines(self, event: Event, file: Path) -> Iterator[Line]:
         """Yield the lines for one event of the metrics `file`, which may be an old one with a device's raw words."""
@@ -119,15 +152,19 @@ class RunFormatter:
         kind = event.get("event")
         if kind == "run-started":
             self._last_round = event.get("last_round")
+            self._show = [str(name) for name in event.get("show") or []]
         elif kind == "device":
             self._pending.append(event)
         elif kind == "round":
             self._devices, self._pending = self._pending, []
-            if not self._headed:
-                self._headed = True
+            self._leading = str(event.get("metric", "accuracy"))
+            columns = round_columns(self._leading, self._show)
+            if columns != self._heading:
+                self._heading = columns
                 yield "", None
-                yield "  ".join(name.rjust(width) for name, width in ROUND_COLUMNS.items()), None
-            yield self._round(event)
+                headings = [("round", 10), *[column[:2] for column in columns], ("seconds", 8), ("clients", 8)]
+                yield "  ".join(name.rjust(width) for name, width in headings), None
+            yield self._round(event, columns)
         elif kind in ("waiting", "initial", "fleet"):
             yield str(event.get("message", "")), None
         elif kind == "problem":
@@ -137,26 +174,25 @@ class RunFormatter:
                 yield str(event.get("message", "")), constants.COLOR_OK
             yield from self._summary(file)
 
-    def _round(self, event: Event) -> Line:
+    def _round(self, event: Event, columns: list[tuple[str, int, str, str]]) -> Line:
         wanted, answered = event.get("clients_wanted", event.get("clients_asked")), event.get("clients_answered")
         of = f" of {number(self._last_round)}" if self._last_round is not None else ""
-        cells = (
-            number(event.get("round")) + of,
-            percent(event.get("accuracy")),
-            number(event.get("loss"), 4),
-            percent(event.get("heldout_accuracy")),
-            number(event.get("seconds"), 2),
-            f"{number(answered)}/{number(wanted)}",
-        )
-        text = "  ".join(cell.rjust(width) for cell, width in zip(cells, ROUND_COLUMNS.values(), strict=True))
+        cells = [
+            (number(event.get("round")) + of, 10),
+            *((measured(event, name, prefix), width) for _, width, name, prefix in columns),
+            (number(event.get("seconds"), 2), 8),
+            (f"{number(answered)}/{number(wanted)}", 8),
+        ]
+        text = "  ".join(cell.rjust(width) for cell, width in cells)
         return text, constants.COLOR_WARN if answered != wanted else None
 
     def _summary(self, file: Path) -> Iterator[Line]:
         """Yield, once, the table of the last round, and the paths of what the run left beside its metrics."""
         if self._devices and not self._summed_up:
             self._summed_up = True
+            lines = table(self._devices, device_columns(self._leading, self._show))
             yield "", None
-            for row, text in zip([{}, *self._devices], table(self._devices), strict=True):
+            for row, text in zip([{}, *self._devices], lines, strict=True):
                 yield text, constants.COLOR_WARN if row.get("status", "ok") != "ok" else None
             yield "", None
             for name, path in PATHS.items():

@@ -340,8 +340,11 @@ def test_servers_of_two_inventories_do_not_write_into_one_experiment(pair):
         assert pair.events("shared", "round")
 
 
+MEASURED = {"loss": 1.0, "accuracy": 0.5}
+
+
 def good(packed):
-    return packed, {"examples": 60, "loss": 1.0, "accuracy": 0.5, "seconds_train": 0.1}
+    return packed, {"examples": 60, "metrics": MEASURED, "seconds_train": 0.1}
 
 
 def changed(packed, change):
@@ -365,10 +368,10 @@ LIES = {
     "a negative variance": lambda packed: (
         changed(packed, lambda name, array: array - 9 * name.endswith("running_var")), good(packed)[1]
     ),
-    "text for numbers": lambda packed: (packed, good(packed)[1] | {"loss": "low"}),
-    "nothing for numbers": lambda packed: (packed, good(packed)[1] | {"loss": None}),
+    "text for numbers": lambda packed: (packed, good(packed)[1] | {"metrics": {"loss": "low"}}),
+    "nothing for numbers": lambda packed: (packed, good(packed)[1] | {"metrics": None}),
     "text for examples": lambda packed: (packed, good(packed)[1] | {"examples": "many"}),
-    "per cent": lambda packed: (packed, good(packed)[1] | {"accuracy": 28.1}),
+    "per cent": lambda packed: (packed, good(packed)[1] | {"metrics": MEASURED | {"accuracy": 28.1}}),
     "no examples": lambda packed: (packed, good(packed)[1] | {"examples": 0}),
     "a list": lambda packed: (packed, [1, 2]),
     "a number": lambda packed: (packed, 5),
@@ -398,11 +401,12 @@ def liar(pair, lies, scores, *about):
     return Device(pair.address, "d1", answer)
 
 
-SCORE = {"loss": 1.0, "accuracy": 0.5, "examples": 20, "seconds_evaluate": 0.1}
+SCORE = {"metrics": MEASURED, "examples": 20, "seconds_evaluate": 0.1}
 FALSE_SCORES = {
-    "text": SCORE | {"loss": "low"}, "nothing": SCORE | {"loss": None}, "list": SCORE | {"accuracy": [1]},
+    "text": SCORE | {"metrics": {"loss": "low"}}, "nothing": SCORE | {"metrics": None},
+    "list": SCORE | {"metrics": {"loss": [1, 2]}},
     "many": SCORE | {"examples": "many"}, "negative": SCORE | {"examples": -20}, "error": {"error": 5},
-    "no dict": "nothing at all", "per cent": SCORE | {"accuracy": 28.1}, "empty": {},
+    "no dict": "nothing at all", "per cent": SCORE | {"metrics": MEASURED | {"accuracy": 28.1}}, "empty": {},
 }  # fmt: skip
 
 

@@ -51,6 +51,31 @@ def test_a_round_counts_the_devices_that_it_was_meant_to_have():
     assert row.endswith("2/9")
 
 
+RMSE = {"loss": 0.25, "rmse": 12345.678, "recall": [0.5, 0.25], "top5_accuracy": 0.5}
+
+
+def test_metrics_have_the_task_s_names_and_only_shares_are_percentages():
+    regression = {**ROUND, "metric": "rmse", "metrics": RMSE, "heldout_metrics": {"loss": 1e-7, "rmse": 2}}
+    heading, row = told(regression)[1:]
+    assert re.split(r"\s{2,}", heading.strip()) == ["round", "rmse", "loss", "held-out rmse", "seconds", "clients"]
+    assert row.split() == ["4", "1.235e+04", "0.2500", "2", "5.40", "9/10"]
+    heading, row = told({**regression, "metric": "loss"})[1:]
+    assert re.split(r"\s{2,}", heading.strip()) == ["round", "loss", "held-out loss", "seconds", "clients"]
+    assert row.split() == ["4", "0.2500", "1e-07", "5.40", "9/10"]
+
+
+def test_the_metrics_that_were_chosen_are_shown_lists_by_their_ends():
+    started = {"event": "run-started", "last_round": 4, "show": ["top5_accuracy", "recall"]}
+    device = {**DEVICE, "metrics": RMSE, "heldout_metrics": {**RMSE, "recall": [0.125, 1]}}
+    lines = told(started, device, {**ROUND, "metric": "loss", "metrics": RMSE, "heldout_metrics": {}}, ENDED)
+    assert re.split(r"\s{2,}", lines[1].strip()) == [
+        "round", "top5_accuracy", "held-out top5_accuracy", "recall", "held-out recall", "seconds", "clients",
+    ]  # fmt: skip
+    assert re.split(r"\s{2,}", lines[2].strip())[1:5] == ["50.0 %", "–", "0.25 to 0.5", "–"]
+    heading, row = lines[5:7]
+    assert "0.125 to 1" in row and heading.index("status") == row.index("ok")
+
+
 def test_whom_a_run_waits_for_and_what_it_begins_from_is_a_line():
     message = "waits up to 60 s for rpi-1, rpi-2 (not connected)"
     assert told({"event": "waiting", "devices": ["rpi-1", "rpi-2"], "message": message}) == [message]
@@ -220,7 +245,7 @@ def test_in_a_playbook(playbook, tmp_path, code):
                 (tmp_path / "runs/local/go-on").touch()
     assert run.returncode == (2 if code else 0)
     assert [line for line in output if "4 of 4" in line] == [
-        "    4 of 4     90.0 %    0.2500             87.5 %      5.40      9/10"
+        "    4 of 4    90.0 %    0.2500             87.5 %      5.40      9/10"
     ]
     assert "Done." in output and any(line.startswith("rpi-1 ") for line in output)
     assert f"metrics: {tmp_path}/runs/local/metrics.jsonl" in output

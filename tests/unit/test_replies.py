@@ -184,25 +184,46 @@ def test_the_order_in_which_a_device_sends_its_tensors_changes_nothing(name):
         assert np.abs(made[0][key] - model[key]).max() < 4
 
 
-MEASURED = {"examples": 10, "loss": 1.0, "accuracy": 0.5, "seconds_evaluate": 0.1}
+MEASURED = {"examples": 10, "metrics": {"loss": 1.0, "accuracy": 0.5}, "seconds_evaluate": 0.1}
 
 
 @pytest.mark.parametrize("check", [replies.trained, replies.scored])
 @pytest.mark.parametrize("accuracy", [28.1, -0.1, 1e6])
 def test_an_accuracy_that_is_no_share_is_refused_by_name(check, accuracy):
     with pytest.raises(
-        ValueError, match=rf"d1 sent accuracy = {re.escape(f'{accuracy:g}')}, but accuracy is a share, from 0 to 1"
+        ValueError, match=rf"d1 sent accuracy = {re.escape(f'{accuracy}')}, which is not a share, from 0 to 1"
     ):
-        check(Reply("d1", b"", {**MEASURED, "accuracy": accuracy}, None, 0.1))
+        check(Reply("d1", b"", {**MEASURED, "metrics": {"loss": 1, "accuracy": accuracy}}, None, 0.1))
+
+
+@pytest.mark.parametrize("check", [replies.trained, replies.scored])
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (None, "None, which is not a dict of metrics"), ({"f1": 1}, "no loss among its metrics"),
+        ({"loss": 1, "f1": {"a": 1}}, "f1 = {'a': 1}, which is not a number"),
+        ({"loss": 1, "f1": [[1]]}, r"f1.0. = .1., which is not a number"),
+        ({"loss": 1, "x" * 61: 1}, "a metric named 'xxx"),
+    ],
+)  # fmt: skip
+def test_metrics_that_are_none_are_refused_by_name(check, metrics, sentence):
+    with pytest.raises(ValueError, match=f"^d1 sent {sentence}"):
+        check(Reply("d1", b"", {**MEASURED, "metrics": metrics}, None, 0.1))
+
+
+def test_a_loss_that_is_not_finite_speaks_of_divergence():
+    with pytest.raises(replies.Unsound, match="d1 sent loss = inf, which is not a finite number"):
+        replies.trained(Reply("d1", b"", {**MEASURED, "metrics": {"loss": INF}}, None, 0.1))
 
 
 def test_a_mean_of_ones_in_single_precision_is_one():
-    assert replies.scored(Reply("d1", b"", {**MEASURED, "accuracy": 1.0000001}, None, 0.1))["accuracy"] == 1
+    reply = Reply("d1", b"", {**MEASURED, "metrics": {"loss": 1, "accuracy": 1.0000001}}, None, 0.1)
+    assert replies.scored(reply)["metrics"] == {"loss": 1, "accuracy": 1}
 
 
 def test_a_trainer_that_says_that_a_loss_is_nan_speaks_of_divergence_too():
     with pytest.raises(worker.Refused) as refused:
-        worker._number("train", "loss", float("nan"))
+        worker._measured("train", {"loss": float("nan")})
     with pytest.raises(replies.Unsound, match="d1 gave no update: train of the task returned loss = nan"):
         replies.trained(Reply("d1", b"", {}, str(refused.value), 0.1))
     with pytest.raises(ValueError) as failed:

@@ -142,17 +142,28 @@ def test_a_task_that_cannot_be_used_is_a_sentence_in_health(tmp_path, task, sent
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
-    [("5", "must return a dict"), ("{}", "must return a dict"), ("{'loss': 1}", "must return a dict"),
-     ("{'loss': 'low', 'accuracy': 1}", "train of the task returned loss = 'low', which is not a finite number"),
-     ("{'loss': '0.5', 'accuracy': 1}", "loss = '0.5', which is not a finite number"),
-     ("{'loss': [1], 'accuracy': 1}", r"loss = \[1\], which is not a finite number"),
-     ("{'loss': torch.ones(2), 'accuracy': 1}", r"loss = tensor\(\[1., 1.\]\), which is not a finite number"),
-     ("{'loss': torch.tensor(float('nan')), 'accuracy': 1}", r"loss = tensor\(nan\), which is not a finite number"),
-     ("{'loss': 1, 'accuracy': 1, 'f1': float('inf')}", "f1 = inf, which is not a finite number"),
-     ("{'loss': 1, 'accuracy': 1, 'f1': None}", "f1 = None, which is not a finite number"),
+    [("5", "returned 5, which is not a dict of metrics"), ("{}", "returned no loss among its metrics"),
+     ("{'accuracy': 1}", r"train of the task returned no loss among its metrics \(accuracy\)"),
+     ("{'loss': 'low'}", "train of the task returned loss = 'low', which is not a number"),
+     ("{'loss': '0.5'}", "loss = '0.5', which is not a number"),
+     ("{'loss': [1, 2]}", "loss as a list, but it must be one number"),
+     ("{'loss': torch.ones(2)}", "loss as a list, but it must be one number"),
+     ("{'loss': torch.tensor(float('nan'))}", "loss = nan, which is not a finite number"),
+     ("{'loss': 1, 'f1': float('inf')}", "f1 = inf, which is not a finite number"),
+     ("{'loss': 1, 'f1': None}", "f1 = None, which is not a number"),
+     ("{'loss': 1, 'f1': 1j}", "f1 = 1j, which is not a number"),
+     ("{'loss': 1, 'f1': 10 ** 400}", "f1 = 1000.*, which is not a finite number"),
+     ("{'loss': 1, 'recall': [0.5, float('nan')]}", r"recall\[1\] = nan, which is not a finite number"),
+     ("{'loss': 1, 'recall': [0.5, 'high']}", r"recall\[1\] = 'high', which is not a number"),
+     ("{'loss': 1, 'confusion': torch.ones(2, 2)}", r"confusion\[0\] = \[1.0, 1.0\], which is not a number"),
+     ("{'loss': 1, 'recall': [0] * 1001}", "recall as a list of 1001 numbers, and at most 1000 are taken"),
+     ("{'loss': 1, 'a': [0] * 1000, 'b': [0] * 1000}", "metrics with more than 1500 numbers in all"),
+     ("{'loss': 1, **{str(number): 1 for number in range(50)}}", "51 metrics, and at most 50 are taken"),
+     ("{'loss': 1, 5: 1}", "a metric named 5: a name is a printable text"),
+     ("{'loss': 1, 'a' + chr(27) + '[2J': 1}", "a metric named .*: a name is a printable text"),
+     ("{'loss': 1, 'top5_accuracy': [0.5, 1.5]}", r"top5_accuracy\[1\] = 1.5, which is not a share, from 0 to 1"),
      ("{'loss': 1, 'accuracy': 28.1}", "accuracy = 28.1, which is not a share, from 0 to 1"),
-     ("{'loss': 1, 'accuracy': -0.5}", "accuracy = -0.5, which is not a share, from 0 to 1"),
-     ("{'loss': 1, 'accuracy': 1, 'error': 0.1}", "a metric named error, which is a name of Flowerbed's own")],
+     ("{'loss': 1, 'accuracy': -0.5}", "accuracy = -0.5, which is not a share, from 0 to 1")],
 )  # fmt: skip
 def test_what_a_task_returns_is_checked(tmp_path, answer, sentence):
     (tmp_path / "task.py").write_text(WHOLE + f"def train(model, data, config): return {answer}")
@@ -164,12 +175,17 @@ def test_what_a_task_returns_is_checked(tmp_path, answer, sentence):
 
 
 def test_a_share_may_be_rounded_and_numbers_may_be_tensors(tmp_path):
-    answer = "{'loss': torch.tensor([2.0]), 'accuracy': 1.0000001, 'f1': numpy.float32(0.5)}"
+    answer = (
+        "{'loss': torch.tensor([2.0]), 'accuracy': 1.0000001, 'f1': numpy.float32(0.5), 'error': True, "
+        "'recall': numpy.arange(3), 'precision': torch.ones(2, dtype=torch.bfloat16, requires_grad=True)}"
+    )
     (tmp_path / "task.py").write_text(WHOLE + f"import numpy\ndef train(model, data, config): return {answer}")
     worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
     worker.warm_up()
     metrics = worker.train(worker.initial(b"", {})[0], {})[1]
-    assert {name: metrics[name] for name in ("loss", "accuracy", "f1")} == {"loss": 2, "accuracy": 1, "f1": 0.5}
+    assert metrics["metrics"] == {
+        "loss": 2, "accuracy": 1, "f1": 0.5, "error": 1, "recall": [0, 1, 2], "precision": [1, 1],
+    }  # fmt: skip
 
 
 DATA = """

@@ -4,12 +4,13 @@ import json
 import logging
 import os
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import tensors
+from .. import metrics, tensors
 from . import checkpoint as checkpoints
 from . import sound, weights
 from .checkpoint import Checkpoint
@@ -20,12 +21,27 @@ from .files import write_atomically
 log = logging.getLogger("flowerbed.rounds")
 
 _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
+HIGHER, LOWER = "higher", "lower"  # is better
 _CHANGEABLE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
-    "link", "seed", "task_hash", "examples_cap",
+    "link", "seed", "task_hash", "examples_cap", "metric", "metric_better",
 )  # fmt: skip
 # Of a data set: who has what of it, which is another when devices come and go
 _SHARES = ("devices", "fingerprint", "fingerprints", "split", "warnings")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model is judged by: the value of a metric (None: there is none), of which more, or less, is better."""
+
+    metric: str
+    better: str
+    value: float | None
+
+    @property
+    def gain(self) -> float:
+        """Return a number that is the higher, the better the value."""
+        return self.value if self.better == HIGHER else -self.value
 
 
 class Experiment:
@@ -151,25 +167,33 @@ class Experiment:
     def _save_model(self, checkpoint: Checkpoint) -> int | None:
         """Write model/last.safetensors, and model/best.safetensors when none before was as good.
 
-        Returns the round of the best one, if there is one. An accuracy on a test set is never compared with one on what
+        Returns the round of the best one, if there is one. A score on a test set is never compared with one on what
         devices hold out: it replaces what they chose, and they never replace what it chose.
         """
         by, score = self._score(checkpoint.events)
-        about = {
-            "round": str(checkpoint.round), "experiment": self.run.experiment, "accuracy": json.dumps(score),
-            "chosen_by": by,
-        }  # fmt: skip
+        about = {"round": str(checkpoint.round), "experiment": self.run.experiment, **vars(score), "chosen_by": by}
+        about = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
         data = tensors.pack({name: self._as_native(name, array) for name, array in checkpoint.model.items()}, about)
         write_atomically(self.folder / "model" / "last.safetensors", data)
         best = self.folder / "model" / "best.safetensors"
         best_by, best_score, best_round = _best(best)
         if best_score is not None and best_by not in _RANKS:  # of before it was said
             best_by = "test" if self._was_tested(best_round) else "held-out"
-        better = best_score is None or (_RANKS[by], score or 0) > (_RANKS[best_by], best_score)
-        if score is not None and better:
+        if score.value is None:
+            return best_round
+        other = best_score is not None and (best_score.metric, best_score.better) != (score.metric, score.better)
+        if other:
+            self._say_other_metric(best_score, best_round, score, checkpoint.round)
+        if best_score is None or other or (_RANKS[by], score.gain) > (_RANKS[best_by], best_score.gain):
             write_atomically(best, data)
             return checkpoint.round
         return best_round
+
+    def _say_other_metric(self, before: Score, round_before: int | None, now: Score, number: int) -> None:
+        self.events.record({"event": "problem", "round": number, "message": (
+            f"the best model so far, of round {round_before}, was chosen by {before.metric} ({before.better} is "
+            f"better): from round {number} on {now.metric} chooses ({now.better} is better), and begins anew"
+        )})  # fmt: skip
 
     def _was_tested(self, number: int | None) -> bool:
         """Return whether a round's model was judged by the test set, as far as its events say."""
@@ -178,16 +202,22 @@ class Experiment:
             for event in self.events.read()
         )
 
-    def _score(self, events: list[dict[str, Any]]) -> tuple[str, float | None]:
-        """Return what a round's model is judged by, and its accuracy; None if nobody judged it, or one device alone."""
+    def _score(self, events: list[dict[str, Any]]) -> tuple[str, Score]:
+        """Return who judges a round's model, and its score: no value if nobody did, or one device alone."""
         result = events[-1]
-        if _is_share(result.get("accuracy")):
-            return "test", result["accuracy"]
-        devices = [event for event in events if event.get("event") == "device" and "heldout_accuracy" in event]
+        name = result.get("metric") or metrics.ACCURACY
+        better = self.run.metric_better
+        if better == "auto":
+            better = LOWER if name == metrics.LOSS else HIGHER
+        tested = _measured(result, "").get(name)
+        if _is_number(tested):
+            return "test", Score(name, better, tested)
+        devices = [event for event in events if event.get("event") == "device" and name in _measured(event, "heldout_")]
         judges = sum(event.get("heldout_weight", 1) > 0 for event in devices)
         counting = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
-        good = _is_share(result.get("heldout_accuracy")) and judges >= min(2, counting)
-        return "held-out", result["heldout_accuracy"] if good else None
+        mean = _measured(result, "heldout_").get(name)
+        good = _is_number(mean) and judges >= min(2, counting)
+        return "held-out", Score(name, better, mean if good else None)
 
     def _as_native(self, name: str, array: np.ndarray) -> np.ndarray:
         native = self._native.get(name, array.dtype)
@@ -280,15 +310,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _best(path: Path) -> tuple[str | None, float | None, int | None]:
-    """Return what chose the best model so far (None: not said), its accuracy, and its round; None if there is none."""
+def _measured(event: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return what an event says was measured; one of before metrics had names of their own has loss and accuracy."""
+    names = (metrics.LOSS, metrics.ACCURACY)
+    old = {name: event[prefix + name] for name in names if event.get(prefix + name) is not None}
+    return event.get(f"{prefix}metrics", old)
+
+
+def _best(path: Path) -> tuple[str | None, Score | None, int | None]:
+    """Return what chose the best model so far (None: not said), its score, and its round; None if there is none."""
     try:
         about = checkpoints.about(path)
-        score = json.loads(about.get("accuracy", "null"))
-        return about.get("chosen_by"), score if _is_share(score) else None, int(about["round"])
+        value = json.loads(about.get("value", about.get(metrics.ACCURACY, "null")))  # so called before
+        score = Score(about.get("metric", metrics.ACCURACY), about.get("better", HIGHER), value)
+        good = _is_number(value) and (not metrics.is_share(score.metric) or 0 <= value <= 1)
+        return about.get("chosen_by"), score if good else None, int(about["round"])
     except (OSError, ValueError, KeyError, RecursionError):
         return None, None, None

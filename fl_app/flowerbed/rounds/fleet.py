@@ -10,8 +10,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from ..link.content import QUERY, make_content, read_content
+from ..metrics import LONGEST_LIST
 from ..trainer_socket import MOST_NAMES
-from ..words import MOST, clean, clean_all, clean_trace
+from ..words import clean, clean_all, clean_trace
 from .config import RunStopped
 
 POLL_SECONDS = 0.05
@@ -214,7 +215,7 @@ class Fleet:
             raise RunStopped
 
 
-def _read(device: str, message: Message, took: float, limit: float, most: int = MOST) -> Reply:
+def _read(device: str, message: Message, took: float, limit: float, most: int = LONGEST_LIST) -> Reply:
     if message.has_error():
         late = took >= limit
         reason = f"it did not answer within {limit:g} s" if late else clean(message.error.reason or "it failed")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
-from .. import tensors
+from .. import metrics, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
@@ -77,6 +77,8 @@ class _Run:
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
         self.doubted: set[tuple[str, str]] = set()
+        self.measured: dict[str, set[str]] = {}  # names of metrics, by the task's function
+        self.unmeant: set[tuple[str, str, str]] = set()
 
     def all_rounds(self) -> str:
         """Return a sentence about the rounds done."""
@@ -95,6 +97,7 @@ class _Run:
         self.experiment.events.record({
             "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,
             "strategy": self.run.strategy, "devices": len(self.run.devices), "initial": self.run.initial,
+            "show": self.run.show,
         })  # fmt: skip
         if begins:
             log.info(begins)
@@ -232,13 +235,11 @@ class _Run:
         chosen, extra = self._choose(number, clients, aggregation, events)
         updates = self._collect(number, chosen, extra, events)
         shares = self._weigh(number, updates, events)
-        told = {
-            device: {"weight": shares[device], "loss": events[device]["loss"], "accuracy": events[device]["accuracy"]}
-            for device in updates
-        }
+        told = {device: {"weight": shares[device], "loss": events[device]["loss"]} for device in updates}
         self.state = aggregation.aggregate(
             number, self.state, {device: (updates[device], told[device]) for device in updates}
         )
+        trained = self._means("train", number, {device: events[device]["metrics"] for device in updates}, shares)
         self.fleet.ask_anew(device for device in clients if not self.fleet.ready(device))
         self.fleet.refresh()
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
@@ -246,11 +247,13 @@ class _Run:
         memory, rest = aggregation.remember()
         path = path_of(self.experiment.checkpoints, number)
         done = {
-            "event": "round", "round": number, **summary, "seconds": round(time.monotonic() - started, 4),
+            "event": "round", "round": number, **summary, "train_metrics": trained,
+            "seconds": round(time.monotonic() - started, 4),
             "clients_wanted": self._wanted(chosen, aggregation), "clients_asked": len(chosen),
             "clients_answered": len(updates),
             "checkpoint": str(path.relative_to(self.experiment.folder)),
         }  # fmt: skip
+        done["metric"] = self._leading(done, number)
         self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
         self.round = number
 
@@ -361,7 +364,8 @@ class _Run:
         measured = replies.trained(reply)
         self._check_still_fit(reply.device)
         seconds_client = measured.pop("seconds_client", reply.seconds)
-        event.update(measured, seconds_transfer=round(max(0.0, reply.seconds - seconds_client), 4))
+        seconds = round(max(0.0, reply.seconds - seconds_client), 4)
+        event.update(_flat(measured["metrics"]), **measured, seconds_transfer=seconds)
         update = replies.update(reply, self.state, self.types)
         event["status"] = "ok"
         return update
@@ -415,7 +419,7 @@ class _Run:
     def _evaluate(
         self, number: int, clients: list[str], aggregation: Aggregation, extra: dict[str, Any],
         events: dict[str, dict[str, Any]],
-    ) -> dict[str, float | None]:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """Evaluate the new global model on the server's test set and on each client's held-out split, at once.
 
         A device gets the configuration with which it trained, `extra` included, and so keeps its model.
@@ -464,23 +468,69 @@ class _Run:
             shares = weights.resolve(self.run.weights, counts)
         for device, values in scores.items():
             events[device].update(
-                heldout_loss=values["loss"], heldout_accuracy=values["accuracy"], heldout_examples=counts[device],
-                heldout_weight=shares[device], seconds_evaluate=values["seconds_evaluate"],
+                _flat(values["metrics"], "heldout_"), heldout_metrics=values["metrics"],
+                heldout_examples=counts[device], heldout_weight=shares[device],
+                seconds_evaluate=values["seconds_evaluate"],
             )  # fmt: skip
-        result: dict[str, float | None] = {"loss": None, "accuracy": None}
-        for name in ("loss", "accuracy"):
-            mean = math.fsum(shares[device] * values[name] for device, values in scores.items())
-            result[f"heldout_{name}"] = mean if any(shares.values()) else None
+        means = self._means("evaluate", number, {device: each["metrics"] for device, each in scores.items()}, shares)
+        result: dict[str, Any] = {
+            "loss": None, "accuracy": None, "heldout_loss": None, "heldout_accuracy": None,
+            **_flat(means, "heldout_"), "metrics": {}, "heldout_metrics": means,
+        }  # fmt: skip
         if test is not None:
             try:
-                _, metrics = self.evaluator.result(test)
-                accuracy = replies.share("its trainer", "accuracy", metrics["accuracy"])
-                result.update(loss=metrics["loss"], accuracy=accuracy)
+                _, answer = self.evaluator.result(test)
+                measured = metrics.checked(answer.get("metrics"))
+                result |= {**_flat(measured), "metrics": measured}
             except (TrainerError, ValueError) as error:
                 sentence = f"the server could not evaluate round {number}: {error}; it goes on without a test score"
                 self._problem(None, sentence, number)
                 self._log_trace("server", getattr(error, "trace", []))
         return result
+
+    # -- What was measured -------------------------------------------------------------------------------------------
+
+    def _means(
+        self, job: str, number: int, measured: dict[str, dict[str, Any]], shares: dict[str, float]
+    ) -> dict[str, Any]:
+        """Return the p_m-weighted mean of each metric that all devices have which count; say which others there are."""
+        counting = {device: values for device, values in measured.items() if shares[device] > 0}
+        names = list(dict.fromkeys(name for values in counting.values() for name in values))
+        before = self.measured.setdefault(job, set(names))
+        if names and before != set(names):
+            came, went = sorted(set(names) - before), sorted(before - set(names))
+            changed = " and ".join([f"{', '.join(came)} came"] * bool(came) + [f"{', '.join(went)} went"] * bool(went))
+            self.measured[job] = set(names)
+            self._problem(None, f"{job} of the task measures other things from round {number} on: {changed}", number)
+        means = {}
+        for name in names:
+            having = [device for device in counting if name in counting[device]]
+            mean = metrics.mean([counting[device][name] for device in having], [shares[device] for device in having])
+            if len(having) == len(counting) and mean is not None:
+                means[name] = mean
+                continue
+            lacking = ", ".join(device for device in counting if device not in having)
+            why = f"{lacking} did not measure it" if lacking else "it is of different lengths"
+            if (job, name, why) not in self.unmeant:
+                self.unmeant.add((job, name, why))
+                self._problem(None, f"{name} of {job} has no mean from round {number} on: {why}", number)
+        return means
+
+    def _leading(self, done: dict[str, Any], number: int) -> str:
+        """Return the name of the metric that chooses the best model; say so if nobody measures it."""
+        measured = {**done["heldout_metrics"], **done["metrics"]}
+        name = self.run.metric
+        if name == "auto":
+            name = metrics.ACCURACY if metrics.ACCURACY in measured else metrics.LOSS
+        for wanted, variable in [(name, "fl_metric"), *((shown, "fl_show") for shown in self.run.show)]:
+            value = measured.get(wanted)
+            if value is None or (isinstance(value, list) and variable == "fl_metric"):
+                what = "is a list" if value is not None else f"is not among what is measured ({', '.join(measured)})"
+                if measured and (variable, wanted) not in self.doubted:
+                    self.doubted.add((variable, wanted))
+                    end = ": no best model is chosen" if variable == "fl_metric" else ""
+                    self._problem(None, f"{variable} is {wanted}, which {what} in round {number}{end}", number)
+        return name
 
     # -- What went wrong ---------------------------------------------------------------------------------------------
 
@@ -501,3 +551,8 @@ class _Run:
     def _log_trace(self, device: str, trace: list[str]) -> None:
         if trace:
             log.warning("the last lines from %s:\n  %s", device, "\n  ".join(trace))
+
+
+def _flat(measured: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return loss and accuracy, as far as they are measured, under the names that events have always had for them."""
+    return {f"{prefix}{name}": measured[name] for name in (metrics.LOSS, metrics.ACCURACY) if name in measured}

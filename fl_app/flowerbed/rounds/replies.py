@@ -3,13 +3,12 @@
 Every function raises ValueError with a sentence that names the device.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .. import tensors
+from .. import metrics, tensors
 from ..words import clean
 from . import sound
 from .fleet import Reply
@@ -19,29 +18,18 @@ _LARGEST = 1e300  # which NaN is not below either
 _OPTIONAL = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
 
 
-_NOT_FINITE = "which is not a finite number"  # so a trainer says of a metric
-_SLACK = 1e-6  # a mean of ones in single precision may be a little more
-
-
 class Unsound(ValueError):
     """What a device computed is not finite, or the like: so it is when training diverges."""
 
 
 def trained(reply: Reply) -> dict[str, Any]:
-    """Return the numbers that came with an update: examples, loss, accuracy, and what else was measured."""
-    return _numbers(reply, "update", ("examples", "loss", "accuracy"))
+    """Return what came with an update: examples, metrics by name, and seconds and the like."""
+    return _measured(reply, "update", ("examples",))
 
 
 def scored(reply: Reply) -> dict[str, Any]:
-    """Return the numbers of an evaluation: examples, loss, accuracy, seconds_evaluate, and what else was measured."""
-    return _numbers(reply, "score", ("examples", "loss", "accuracy", "seconds_evaluate"))
-
-
-def share(who: str, name: str, value: float) -> float:
-    """Return a metric that is a share, from 0 to 1. Raises ValueError if it is not."""
-    if not -_SLACK <= value <= 1 + _SLACK:
-        raise ValueError(f"{who} sent {name} = {value:g}, but {name} is a share, from 0 to 1")
-    return min(max(value, 0.0), 1.0)
+    """Return what an evaluation gave: examples, metrics by name, and seconds_evaluate."""
+    return _measured(reply, "score", ("examples", "seconds_evaluate"))
 
 
 def update(reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
@@ -63,18 +51,21 @@ def update(reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
     return state
 
 
-def _numbers(reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
+def _measured(reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
     device = reply.device
     if reply.error is not None:
-        kind = Unsound if _NOT_FINITE in reply.error else ValueError
+        kind = Unsound if metrics.NOT_FINITE in reply.error else ValueError
         raise kind(f"{device} gave no {what}: {reply.error}")
-    found = {name: reply.values.get(name) for name in needed}
-    found |= {name: reply.values[name] for name in _OPTIONAL if name in reply.values}
-    for name, value in found.items():
+    numbers = {name: reply.values.get(name) for name in needed}
+    numbers |= {name: reply.values[name] for name in _OPTIONAL if name in reply.values}
+    for name, value in numbers.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < _LARGEST:
-            kind = Unsound if isinstance(value, float) and not math.isfinite(value) else ValueError
-            raise kind(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
-    if not isinstance(found["examples"], int) or found["examples"] < 1:
-        raise ValueError(f"{device} sent examples = {found['examples']}, which is not a number of examples")
-    return found | {"accuracy": share(device, "accuracy", found["accuracy"])}
+            raise ValueError(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
+    if not isinstance(numbers["examples"], int) or numbers["examples"] < 1:
+        raise ValueError(f"{device} sent examples = {numbers['examples']}, which is not a number of examples")
+    try:
+        return numbers | {"metrics": metrics.checked(reply.values.get("metrics"))}
+    except metrics.MetricError as error:
+        kind = Unsound if isinstance(error, metrics.NotFinite) else ValueError
+        raise kind(f"{device} sent {error}") from None

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import os
 import platform
 import random
@@ -14,6 +13,7 @@ import numpy as np
 
 from .. import tensors
 from ..dataset import DatasetError, DatasetWarning, shards
+from ..metrics import MetricError, checked
 from ..words import clean
 from . import compiler, processors, state
 from . import task as tasks
@@ -24,8 +24,6 @@ from .state import Refused
 RETRY_SECONDS = 2
 # What may change from one call to the next; whatever else does begins anew, see `_begin`.
 _PASSING = ("seed", "round", "task_hash", "fingerprint")
-_OURS = ("error", "trace")  # with which a client says that there are no metrics
-_ROUNDING = 1e-6  # a share in float32 may be so much above 1
 
 
 class Worker:
@@ -151,10 +149,10 @@ class Worker:
         except Refused:
             self._served = ()  # which nothing is: the next call begins with another model
             raise
-        return tensors.pack(arrays), dict(
-            _numbers("train", metrics), examples=examples, seconds_load=seconds_load,
-            seconds_train=seconds_train, peak_memory_bytes=peak_memory(), tried=self._begun,
-        )  # fmt: skip
+        return tensors.pack(arrays), {
+            "metrics": _measured("train", metrics), "examples": examples, "seconds_load": seconds_load,
+            "seconds_train": seconds_train, "peak_memory_bytes": peak_memory(), "tried": self._begun,
+        }  # fmt: skip
 
     def evaluate(self, body, config):
         """Evaluate the tensors in `body` on the held-out data; return no tensors, and metrics."""
@@ -165,10 +163,10 @@ class Worker:
         model, seconds_load = self._load(body, config)
         started = time.monotonic()
         metrics = self._task.evaluate(model, self.heldout_data, config)
-        return b"", dict(
-            _numbers("evaluate", metrics), examples=examples, seconds_load=seconds_load,
-            seconds_evaluate=time.monotonic() - started, tried=self._begun,
-        )  # fmt: skip
+        return b"", {
+            "metrics": _measured("evaluate", metrics), "examples": examples, "seconds_load": seconds_load,
+            "seconds_evaluate": time.monotonic() - started, "tried": self._begun,
+        }  # fmt: skip
 
     def check(self, config):
         """Refuse work while not ready, or for another task or other data than this trainer's."""
@@ -273,27 +271,9 @@ def _classes(data):
     return [str(name) for name in classes] if isinstance(classes, (list, tuple, np.ndarray)) else None
 
 
-def _numbers(function, metrics):
-    """Check what a task's function returned: a dict of finite numbers with `loss` and `accuracy`, a share."""
-    if not isinstance(metrics, dict) or not {"loss", "accuracy"} <= set(metrics):
-        raise Refused("%s of the task must return a dict with loss and accuracy" % function)
-    return {name: _number(function, name, value) for name, value in metrics.items()}
-
-
-def _number(function, name, value):
-    told = "%s of the task returned %s = %s, which is not" % (function, clean(name, 40), clean(repr(value), 40))
-    if name in _OURS:
-        raise Refused(
-            "%s of the task returned a metric named %s, which is a name of Flowerbed's own" % (function, name)
-        )
+def _measured(function, metrics):
+    """Return what a task's function measured, checked."""
     try:
-        number = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of a tensor with several elements
-        number = math.nan
-    if not math.isfinite(number):
-        raise Refused(told + " a finite number")
-    if name == "accuracy":
-        if not -_ROUNDING <= number <= 1 + _ROUNDING:
-            raise Refused(told + " a share, from 0 to 1")
-        number = min(max(number, 0.0), 1.0)
-    return number
+        return checked(metrics)
+    except MetricError as error:
+        raise Refused("%s of the task returned %s" % (function, error)) from None

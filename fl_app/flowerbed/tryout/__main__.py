@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import metrics
 from ..dataset import DatasetError
 from ..rounds import checkpoint
 from ..rounds.config import RunConfig, RunFailed
@@ -152,14 +153,13 @@ class Trial:
         long = sum(seconds[split] * whole[split] / max(counts[split], 1) for split in seconds)
         lines = [
             f"Model: {device['bytes_down'] / 1e6:.3g} MB, sent to each device and back in every round.",
-            f"Trained on {counts['train']} examples: loss {device['loss']:.4g}, accuracy {device['accuracy']:.1%}.",
+            f"Trained on {counts['train']} examples: {told(device['metrics'])}.",
         ]
         if counts["heldout"]:
-            score = f"loss {device['heldout_loss']:.4g}, accuracy {device['heldout_accuracy']:.1%}"
+            score = told(device["heldout_metrics"])
             lines.append(f"Evaluated on {counts['heldout']} examples that are held out: {score}.")
-        if result["accuracy"] is not None:
-            lines.append(f"Evaluated on the server's test set: loss {result['loss']:.4g}, "
-                         f"accuracy {result['accuracy']:.1%}.")  # fmt: skip
+        if result["metrics"]:
+            lines.append(f"Evaluated on the server's test set: {told(result['metrics'])}.")
         return [
             *lines,
             f"Memory: the trainer's had at most {device['peak_memory_bytes'] / 1e6:.0f} MB.",
@@ -169,6 +169,17 @@ class Trial:
 
     def _events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
         return [event for event in Events(Path(experiment, "metrics.jsonl")).read() if event["event"] == kind]
+
+
+def told(measured: dict[str, Any]) -> str:
+    """Return metrics in words: "loss 0.25, accuracy 91.0%"."""
+
+    def one(name: str, value: Any) -> str:
+        if isinstance(value, list):
+            return f"{name} (a list of {len(value)})"
+        return f"{name} {value:.1%}" if metrics.is_share(name) else f"{name} {value:.4g}"
+
+    return ", ".join(one(name, value) for name, value in measured.items())
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _is(kind: str, value: Any) -> bool:
         return str(value).lower() in BOOLEANS
     if kind in ("str", "path"):
         return isinstance(value, (str, int, float)) and bool(str(value).strip())
-    return isinstance(value, {"dict": dict, "list": list}.get(kind, object))
+    return isinstance(value, {"dict": dict, "list": (list, str)}.get(kind, object))
 
 
 def wrong(name: str, value: Any, option: Mapping[str, Any]) -> str | None:
@@ -89,10 +89,15 @@ def wrong(name: str, value: Any, option: Mapping[str, Any]) -> str | None:
 
 def typed(value: Any, option: Mapping[str, Any] | None) -> Any:
     """Return a valid value as what its argument spec says it is: -e and templates give numbers as text."""
-    converters = {"int": whole, "float": number, "str": str, "path": str, "raw": number}
+    converters = {"int": whole, "float": number, "str": str, "path": str, "raw": number, "list": _listed}
     convert = converters.get(option.get("type", "str")) if option else None
     converted = convert(value) if convert else None
     return value if converted is None else converted
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """Return a text with commas, as -e gives it, as a list; None if it is no text."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else None
 
 
 def numbers(value: Any) -> Any:
@@ -147,6 +152,15 @@ def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
             continue
         for text in fitting(name, given, len(fleet.devices))[1]:
             yield Problem(server.name, "fl_strategy_args", f"does not fit {name}: {text}")
+
+
+def metric(fleet: Fleet) -> Iterator[Problem]:
+    """It is known whether more or less of the metric is better that chooses the best model."""
+    for server in fleet.servers:
+        name = str(server.values.get("fl_metric", "auto"))
+        known = name in ("auto", "loss") or name.split("_")[-1] == "accuracy"
+        if not known and server.values.get("fl_metric_better", "auto") == "auto":
+            yield Problem(server.name, "fl_metric_better", f"is auto, but fl_metric is {name}: say higher or lower")
 
 
 def same_everywhere(fleet: Fleet) -> Iterator[Problem]:
