@@ -19,7 +19,7 @@ from rich.text import Text
 def picture(command: list[str], output: str) -> str:
     """Return the SVG of a terminal in which `command` printed `output`, ANSI colours and all."""
     lines = [Text.from_ansi(line) for line in output.splitlines() if line.strip()]
-    begin, end = (place(lines, words) for words in ("round   accuracy", "metrics: "))
+    begin, end = (place(lines, words) for words in ("  round  ", "metrics: "))
     shown = lines[begin : end + 1]
     width = max(len(line.plain) for line in shown)
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, highlight=False)

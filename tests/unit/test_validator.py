@@ -524,3 +524,22 @@ def test_text_that_yaml_takes_for_no_number_is_one():
     }  # fmt: skip
     assert values["server"]["fl_strategy_args"] == {"eta": 0.01}
     assert deployed.overrides(good)["a"]["decay"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("variables", "right"),
+    [
+        ({"fl_metric": "auto"}, True), ({"fl_metric": "loss"}, True), ({"fl_metric": "top5_accuracy"}, True),
+        ({"fl_metric": "mae"}, False), ({"fl_metric": "mae", "fl_metric_better": "lower"}, True),
+    ],
+)  # fmt: skip
+def test_a_metric_of_one_s_own_says_whether_more_is_better(variables, right):
+    found = validate(fleet(device("a"), servers=[host("server", **variables)]))
+    assert found == ([] if right else [
+        f"server: fl_metric_better in {FILE}:3 is auto, but fl_metric is mae: say higher or lower"
+    ])  # fmt: skip
+
+
+def test_a_list_may_come_from_the_command_line_as_text():
+    several = fleet(device("a"), servers=[host("server", fl_show="f1, mae")])
+    assert validate(several) == [] and typed_values(several)["server"]["fl_show"] == ["f1", "mae"]
