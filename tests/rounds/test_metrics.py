@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
 import fleet
 from flowerbed import tensors
-from flowerbed.rounds import checkpoint as checkpoints
 
 # A line through noise: the error of its slope and of its offset are a list. The file `measures` in the trainer's folder
 # has what else it returns.

@@ -81,7 +81,9 @@ def test_whom_a_run_waits_for_and_what_it_begins_from_is_a_line():
     assert told({"event": "waiting", "devices": ["rpi-1", "rpi-2"], "message": message}) == [message]
     assert told({"event": "initial", "path": "/a", "message": "from /a"}) == ["from /a"]
     message = "the fleet is another than before: rpi-4 came and rpi-3 went"
-    assert told({"event": "fleet", "came": ["rpi-4"], "went": ["rpi-3"], "changed": [], "message": message}) == [message]
+    assert told({"event": "fleet", "came": ["rpi-4"], "went": ["rpi-3"], "changed": [], "message": message}) == [
+        message
+    ]
 
 
 def test_what_a_device_said_forges_no_line_and_moves_no_cursor():

@@ -536,7 +536,7 @@ def test_text_that_yaml_takes_for_no_number_is_one():
 def test_a_metric_of_one_s_own_says_whether_more_is_better(variables, right):
     found = validate(fleet(device("a"), servers=[host("server", **variables)]))
     assert found == ([] if right else [
-        f"server: fl_metric_better in {FILE}:3 is auto, but fl_metric is mae: say higher or lower"
+        f"server: fl_metric_better in {FILE}:3 is auto, but fl_metric is mae: say higher or lower."
     ])  # fmt: skip
 
 

@@ -26,8 +26,8 @@ class RunConfig:
     `undeployed` those that take no part, for their last deployment failed or there was none; `own_data` those with data
     of their own, not from the server; `keep_checkpoints` is how many are kept besides the best round's; `examples_cap`
     how many times the median a device's own number of examples may be; `initial` is a file of tensors, or the folder of
-    an experiment, from which a new experiment begins; `metric` chooses the best model (auto: accuracy, or loss where the
-    task measures none), by `metric_better` (higher, lower, or auto where its name tells), and `show` names those to
+    an experiment, from which a new experiment begins; `metric` chooses the best model (auto: accuracy, or loss where
+    the task measures none), by `metric_better` (higher, lower, or auto where its name tells), and `show` names those to
     show; `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one experiment from another, and
     from one that was begun anew under its name.
     """
