@@ -42,10 +42,11 @@ EXAMPLES = """
 RETURN = """
 board:
   description:
-    - What was found, such as C(kind) (raspberry_pi, jetson or other), C(memory) and C(free) in bytes, C(docker) (the
-      engine, its images and containers), C(engine) (its configuration), C(before) (what roles wrote down before they
-      changed the device) and C(port) (whether the server's can be reached); C(files), by path; C(packages), by name;
-      and C(outputs) of the commands, by name, empty for one that is not there or fails.
+    - What was found, such as C(kind) (raspberry_pi, jetson or other), C(l4t) (a Jetson's release, such as 36.4.3),
+      C(page) (of memory), C(memory) and C(free) in bytes, C(docker) (the engine, its images and containers, and whether
+      CDI gives them an NVIDIA GPU), C(engine) (its configuration), C(before) (what roles wrote down before they changed
+      the device) and C(port) (whether the server's can be reached); C(files), by path; C(packages), by name; and
+      C(outputs) of the commands, by name, empty for one that is not there or fails.
   type: dict
   returned: always
 """
@@ -80,6 +81,12 @@ def release():
     """Return the name that /etc/os-release gives the system, or None."""
     match = re.search(r'^PRETTY_NAME="?([^"\n]*)', text("/etc/os-release"), re.MULTILINE)
     return match.group(1) if match else None
+
+
+def l4t(tegra):
+    """Return the release that the first line of /etc/nv_tegra_release names, such as 32.7.1, or ""."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", tegra or "")
+    return "{}.{}".format(*match.groups()) if match else ""
 
 
 def memory():
@@ -181,6 +188,12 @@ def ask(path, question):
         connection.close()
 
 
+def cdi(folders):
+    """Return whether a specification in one of the `folders` in which an engine looks for them has NVIDIA's GPUs."""
+    paths = sum((glob.glob(os.path.join(glob.escape(folder), "*")) for folder in folders), [])
+    return any("nvidia.com/gpu" in text(path) for path in paths)
+
+
 def docker():
     """Return what the engine says of itself, images' ids by name, containers by name; or an error. And free bytes."""
     free = free_space("/var/lib/docker")
@@ -190,6 +203,7 @@ def docker():
         return {
             "version": version["Version"], "runtimes": sorted(info.get("Runtimes") or {}),
             "default_runtime": info["DefaultRuntime"], "mirrors": info["RegistryConfig"]["Mirrors"] or [],
+            "cdi": cdi(info.get("CDISpecDirs") or []),  # engines before 25 know no CDI
             "live_restore": info["LiveRestoreEnabled"], "free": free_space(info["DockerRootDir"]),
             "images": {name: image["Id"] for image in images
                        for name in (image["RepoTags"] or []) + (image["RepoDigests"] or [])},
@@ -284,9 +298,10 @@ def main():
     model, tegra = first_line(*options["model_files"]), first_line("/etc/nv_tegra_release")
     units = enabled()
     facts = {
-        "kind": kind(model, tegra), "model": model, "release": release(), "tegra": tegra,
+        "kind": kind(model, tegra), "model": model, "release": release(), "l4t": l4t(tegra),
         "before": before(options["root"]), "claimed": os.path.exists(os.path.join(options["home"], "placed.json")),
         "machine": os.uname().machine, "bits": 8 * struct.calcsize("P"),
+        "page": os.sysconf("SC_PAGE_SIZE"),
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
         "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
         "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),

@@ -87,12 +87,13 @@ def test_the_mirror_comes_before_the_owners_and_only_once():
     ]
 
 
-def test_a_jetson_gets_its_runtime_and_another_kind_or_one_without_it_does_not():
+def test_a_board_with_nvidias_runtime_gets_it_and_a_jetson_as_its_default():
     assert merged({}, kind="jetson") == {**LOGS, "runtimes": NVIDIA, "default-runtime": "nvidia"}
     own = {"runtimes": {"nvidia": {"path": "/opt/nvidia"}}, "default-runtime": "runc"}
     assert merged(own, kind="jetson") == {**own, **LOGS}
     assert "default-runtime" not in merged({}, {"nvidia_default": False}, kind="jetson")
     assert merged({}, kind="jetson", engine={"nvidia": False}) == merged({}) == LOGS
+    assert merged({}, kind="other", engine={"nvidia": True}) == {**LOGS, "runtimes": NVIDIA}
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

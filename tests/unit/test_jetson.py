@@ -1,4 +1,4 @@
-"""What there is to do on a Jetson Nano, by what was found there."""
+"""What there is to do on a Jetson, by what was found there."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,6 @@ spec.loader.exec_module(role)
 
 HOLD = ["docker.io", "containerd", "nvidia-*"]
 WANTED = {"power_mode": "0", "clocks": True, "headless": True, "swap": "4096", "hold": HOLD}
-TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
 ZRAM = {f"/dev/zram{number}": 500 * 2**20 for number in range(4)}
 PACKAGES = ("containerd", "docker.io", "docker-clean", "nvidia-l4t-core")
 
@@ -24,7 +23,8 @@ def power(mode, pinned):
 
 
 FRESH = {
-    "tegra": TEGRA, "docker": {"runtimes": ["nvidia", "runc"]}, "engine": {"nvidia": True}, "before": {}, "free": 20e9,
+    "kind": "jetson", "l4t": "32.7.1", "docker": {"runtimes": ["nvidia", "runc"], "cdi": False},
+    "engine": {"nvidia": True}, "before": {}, "free": 20e9,
     "packages": {name: {"version": "1", "held": False} for name in PACKAGES}, "swaps": ZRAM,
     "files": {"/etc/fstab": "/dev/root / ext4 defaults 0 1\n"}, "enabled": ["nvzramconfig.service"],
     "outputs": power(1, False), "default_target": "graphical.target", "time_service": True,
@@ -107,14 +107,18 @@ def test_what_the_board_lacks_is_passed_over_with_a_reason():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"tegra": None}, "is no Jetson (it has no /etc/nv_tegra_release"),
-        ({"tegra": "# something else"}, "is no Jetson"),
-        ({"tegra": TEGRA.replace("R32", "R35")}, "has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
-        ({"tegra": TEGRA.replace("7.1", "5.2")}, "has L4T 32.5.2, but"),
-        ({"docker": {"runtimes": ["runc"]}, "engine": {"nvidia": False}}, "has a Docker engine that knows no runtime"),
+        ({"l4t": ""}, "is no Jetson (it has no /etc/nv_tegra_release"),
+        (
+            {"docker": {"runtimes": ["runc"], "cdi": False}, "engine": {"nvidia": False}},
+            "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container-runtime",
+        ),
+        (
+            {"docker": {"runtimes": ["runc"], "cdi": False}, "engine": {"nvidia": False}, "l4t": "36.4.3"},
+            "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container",
+        ),
     ],
 )
-def test_a_board_that_the_image_is_not_made_for_is_named_and_left_alone(changes, sentence):
+def test_a_board_that_cannot_be_set_up_is_named_and_left_alone(changes, sentence):
     todo = plan(**changes)
     assert todo["problem"].startswith(sentence) and todo["needed"] and not todo["hold"] and not todo["swap"]
 
@@ -141,3 +145,59 @@ def test_what_the_owner_had_before_stays():
 
 def test_where_nothing_was_done_there_is_nothing_to_undo():
     assert not role.undo(FRESH, HOLD)["needed"]
+
+
+# The modes of an Orin Nano with JetPack 6.2 (its nvpmodel_p3767_0003_super.conf)
+ORIN = """\
+< PARAM TYPE=FILE NAME=CPU_ONLINE >
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=1 NAME=25W >
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+< POWER_MODEL ID=3 NAME=7W >
+< PM_CONFIG DEFAULT=1 >
+"""
+ORINS = {"l4t": "36.4.3", "files": {**FRESH["files"], "/etc/nvpmodel.conf": ORIN}, "outputs": power(1, False)}
+
+
+@pytest.mark.parametrize("wanted", ["MAXN_SUPER", "maxn super", "2", 2])
+def test_a_power_mode_is_wanted_by_its_name_or_number(wanted):
+    assert plan({"power_mode": wanted}, **ORINS)["power_mode"] == 2
+    assert not plan({"power_mode": wanted}, **ORINS)["problem"]
+
+
+def test_nvpmodels_own_names_are_known_too():
+    agx = {"files": {"/etc/nvpmodel.conf": "< POWER_MODEL ID=2 NAME=MODE_30W >\n"}}
+    assert plan({"power_mode": "30W"}, **{**ORINS, **agx, "outputs": power(0, True)})["power_mode"] == 2
+
+
+def test_no_power_mode_wanted_leaves_it_as_it_is():
+    todo = plan({"power_mode": ""}, **ORINS)
+    assert todo["power_mode"] is None and not todo["problem"] and not todo["notes"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "sentence"),
+    [
+        ("30W", {}, "has no power mode 30W (jetson_power_mode): choose 15W, 25W, MAXN_SUPER, 7W"),
+        (4, {}, "has no power mode 4 (jetson_power_mode): choose 15W, 25W, MAXN_SUPER, 7W"),
+        ("MAXN", {"files": {}}, "has no power mode MAXN (jetson_power_mode): choose by its number"),
+    ],
+)
+def test_a_power_mode_that_the_board_does_not_have_is_refused_with_those_that_it_has(wanted, changes, sentence):
+    todo = plan({"power_mode": wanted}, **{**ORINS, **changes})
+    assert todo["problem"].startswith(sentence) and not todo["hold"]
+
+
+def test_cdi_gives_containers_the_gpu_where_there_is_no_runtime():
+    changes = {"docker": {"runtimes": ["runc"], "cdi": True}, "engine": {"nvidia": False}}
+    assert not plan(**ORINS, **changes)["problem"]
+    assert role.checks({**FRESH, **ORINS, **changes}, True, True, "")["nvidia"] == ("ok", "CDI", "")
+
+
+def test_preflight_shows_the_power_mode_by_its_name():
+    facts = {**FRESH, **ORINS}
+    assert role.checks(facts, True, True, "")["power"] == ("ok", "25W", "")
+    assert role.checks(facts, True, True, "30W")["power"][:2] == ("fail", "30W")
+    assert role.checks({**facts, "files": {}}, True, True, "")["power"] == ("ok", "1", "")
+    assert set(role.checks(facts, False, True, "30W")) == {"system"}, "without root, nothing is set there"

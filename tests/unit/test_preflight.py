@@ -11,35 +11,39 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def filters(role):
-    spec = importlib.util.spec_from_file_location(role, ROOT / "roles" / role / "filter_plugins" / f"{role}.py")
+def filters(role, name=None):
+    path = ROOT / "roles" / role / "filter_plugins" / f"{name or role}.py"
+    spec = importlib.util.spec_from_file_location(role, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 preflight, raspberry_pi, jetson, docker_engine = map(filters, ("preflight", "raspberry_pi", "jetson", "docker_engine"))
+trainer = filters("trainer", "trainer_image")
 
 BOUNDS = {"disk": 500, "disk_docker": 6000, "memory": 500, "clock": 5, "wifi": -75}
 GOOD = {
     "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
-    "tegra": None, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
+    "l4t": "", "page": 4096, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
     "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
     "trainer": None, "apt": True,
-    "outputs": {"throttled": "throttled=0x0\n", "power_save": "", "power_mode": "", "clocks": ""},
-    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "free": 20e9, "images": {}},
+    "outputs": {"throttled": "throttled=0x0\n", "power_save": "", "power_mode": "", "clocks": "", "nvidia_smi": "",
+                "nvidia_nodes": "", "nvidia_cards": ""}, "files": {},
+    "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "cdi": False, "free": 20e9, "images": {}},
     "engine": {"path": "/etc/docker/daemon.json", "text": None, "nvidia": False}, "asked_at": 1000.0, "time": 1001.0,
 }  # fmt: skip
 MISSING = {"error": "not installed", "free": 20e9}
-TEGRA = "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref"
+L4T = "32.7.1"
 
 
-def judge(facts=None, runtime="docker", group="rpi", sudo="", reach=None, ssh=None, **changes):
+def judge(facts=None, runtime="docker", group="rpi", sudo="", reach=None, ssh=None, image=None, mode="", **changes):
     """Judge one device with these facts changed; `throttled` is what vcgencmd says."""
     if "throttled" in changes:
         changes["outputs"] = {**GOOD["outputs"], "throttled": changes.pop("throttled")}
-    if changes.get("tegra"):
+    if changes.get("l4t"):
         changes["kind"] = "jetson"
+    image = image or ("lhkhiem28/jetson:1.0" if changes.get("l4t") else "lhkhiem28/rpi:1.4")
     found = facts or {"board": {**GOOD, **changes}}
     own = {
         "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
@@ -51,8 +55,9 @@ def judge(facts=None, runtime="docker", group="rpi", sudo="", reach=None, ssh=No
         docker = runtime == "docker"
         own |= {
             "raspberry_pi_checks": raspberry_pi.checks(board, docker),
-            "jetson_checks": jetson.checks(board, docker, group == "jetson"),
+            "jetson_checks": jetson.checks(board, docker, group == "jetson", mode),
             "docker_engine_checks": docker_engine.checks(board, docker, not sudo),
+            "trainer_checks": trainer.checks(board, image, docker),
         }
     fleet = {"d": {"fl_runtime": runtime, "fl_server_host": "192.0.2.1", "fl_server_port": 9092}}
     return preflight.judge(["d"], {"d": own}, fleet, BOUNDS, 1002.0)
@@ -69,7 +74,7 @@ def test_a_good_board_has_nothing_to_say():
 
 
 def test_a_good_jetson_has_nothing_to_say():
-    report = judge(group="jetson", tegra=TEGRA, model="NVIDIA Jetson Nano Developer Kit", throttled="")
+    report = judge(group="jetson", l4t=L4T, model="NVIDIA Jetson Nano Developer Kit", throttled="")
     assert not report["failures"] and not report["warnings"] and "L4T 32.7.1" in report["table"]
 
 
@@ -84,8 +89,8 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ({"bits": 32}, "d has 32-bit programs on a 64-bit kernel (aarch64): install the 64-bit edition"),
         ({"machine": "armv7l", "bits": 32}, "d has a 32-bit system (armv7l): install the 64-bit edition"),
         ({"group": "jetson"}, "d is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it"),
-        ({"tegra": TEGRA.replace("R32", "R35")}, "d has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
-        ({"tegra": TEGRA.replace("7.1", "5.2")}, "d has L4T 32.5.2, but"),
+        ({"l4t": "35.7.1"}, "d has L4T 35.7.1, but the tutorial's image is made for JetPack 4.6"),
+        ({"l4t": "32.5.2"}, "d has L4T 32.5.2, but"),
         ({"sudo": "Missing sudo password"}, "d does not let its user become root, which Docker needs"),
         (
             {"time": 1002.0 + 365 * 86400, "kind": "other"},
@@ -93,14 +98,17 @@ def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
         ),
         ({"time": 1000.0 - 365 * 86400, "runtime": "process"}, "d has a clock that is 365 days behind: let it"),
         ({"free": 1e8}, "d has 0.1 GB of disk left, and needs 6 GB"),
-        ({"docker": {"version": "1", "runtimes": [], "free": 2e9}}, "d has 2.0 GB of disk left, and needs 6 GB"),
-        ({"docker": MISSING, "tegra": TEGRA}, "d has no Docker engine: on a Jetson Docker comes with JetPack"),
+        (
+            {"docker": {"version": "1", "runtimes": [], "cdi": False, "free": 2e9}},
+            "d has 2.0 GB of disk left, and needs 6 GB",
+        ),
+        ({"docker": MISSING, "l4t": L4T}, "d has no Docker engine: on a Jetson Docker comes with JetPack"),
         (
             {"engine": {"path": "/etc/docker/daemon.json", "text": '{"debug": true,\n}', "nvidia": False}},
             "d has a /etc/docker/daemon.json that is not JSON (line 2: ",
         ),
         (
-            {"group": "jetson", "tegra": TEGRA, "docker": {"version": "1", "runtimes": [], "free": 9e9}},
+            {"group": "jetson", "l4t": L4T, "docker": {"version": "1", "runtimes": [], "cdi": False, "free": 9e9}},
             "d has a Docker engine that knows no runtime nvidia",
         ),
         ({"port": "no answer within 5 s"}, "d cannot reach the server at 192.0.2.1:9092 (no answer within 5 s)"),
@@ -121,7 +129,7 @@ def test_what_breaks_a_deployment_fails(changes, sentence):
         (
             {
                 "group": "jetson",
-                "tegra": TEGRA,
+                "l4t": L4T,
                 "docker": {**GOOD["docker"], "runtimes": []},
                 "engine": {**GOOD["engine"], "nvidia": True},
             },
@@ -268,3 +276,29 @@ def test_the_playbook_judges_this_machine(tmp_path):
     checks = json.loads(report.read_text())["devices"]["rpi-1"]
     assert set(checks) == set(preflight.COLUMNS)
     assert checks["ssh"]["state"] == checks["bits"]["state"] == "ok" and checks["throttled"]["state"] == "-"
+
+
+spec = importlib.util.spec_from_file_location("board_facts", ROOT / "plugins/modules/board_facts.py")
+board_facts = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(board_facts)
+
+
+@pytest.mark.parametrize(
+    ("line", "release"),
+    [
+        ("# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64, DATE: Sat Feb 19", "32.7.1"),
+        ("# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1", "35.4.1"),
+        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8", "36.4.3"),
+        ("# something else", ""),
+        (None, ""),
+    ],
+)
+def test_a_jetsons_release_is_read_from_its_first_line(line, release):
+    assert board_facts.l4t(line) == release
+
+
+def test_a_specification_of_cdi_counts_only_with_nvidias_gpus_in_it(tmp_path):
+    (tmp_path / "other.yaml").write_text("kind: vendor.com/net\n")
+    assert not board_facts.cdi([str(tmp_path), str(tmp_path / "none")])
+    (tmp_path / "nvidia.yaml").write_text("---\ncdiVersion: 0.5.0\nkind: nvidia.com/gpu\n")
+    assert board_facts.cdi([str(tmp_path)]) and not board_facts.cdi([])

@@ -44,6 +44,13 @@ def python36() -> str:
     return str(python)
 
 
+def test_an_images_python_3_6_says_what_it_has(python36):
+    probe = Path(__file__).parents[2] / "roles/trainer/files/probe.py"
+    done = subprocess.run([python36, "-c", probe.read_text()], capture_output=True, text=True)
+    has = json.loads(done.stdout.splitlines()[-1])
+    assert has["python"].startswith("3.6.") and has["torch"].startswith("1.10.") and has["cuda"] == "10.2"
+
+
 def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
     (tmp_path / "data").mkdir()
     for split, (x, y) in {"train": fleet.shard(0, 60), "heldout": fleet.shard(1, 20)}.items():

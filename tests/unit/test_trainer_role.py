@@ -36,10 +36,10 @@ def test_an_image_gets_the_environment_where_no_other_user_can_read_it(variables
     probe = task("container.yml", "Ask the image what it has")
     asked = rendered(
         {key: value for key, value in probe.items() if key != "register"}, trainer_python="python3", trainer_probe="1",
-        trainer_image="a/b:1", fl_on_jetson=False, trainer_environment=variables,
+        trainer_image="a/b:1", trainer_gpu="", trainer_gpu_options={"": []}, trainer_environment=variables,
     )  # fmt: skip
     command = asked["ansible.builtin.command"]
-    expected = ["docker", "run", "--rm", "--entrypoint", "python3", *options, "a/b:1", "-c", "1"]
+    expected = ["docker", "run", "--rm", "--network=none", "--entrypoint", "python3", *options, "a/b:1", "-c", "1"]
     assert (command["argv"], command["stdin"]) == (expected, lines) and "environment" not in asked
 
 

@@ -45,7 +45,8 @@ def plan(facts: Document, wanted: Document) -> Document:
         engine, docker, before = facts["engine"], facts["docker"], facts["before"].get("docker_engine")
         installed = docker.get("error") != "not installed"
         owners = unmerged(engine["text"], before, engine["path"])
-        document = merge(parse(owners, engine["path"]), wanted, _jetson(facts) and engine["nvidia"])
+        asked = {**wanted, "nvidia_default": wanted["nvidia_default"] and _jetson(facts)}
+        document = merge(parse(owners, engine["path"]), asked, engine["nvidia"])
         result["notes"] = _leave_options(document, parse(owners, engine["path"]), engine)
         text = _text(document, engine["text"], owners)
         result |= {"packages": _packages(facts, installed), "text": text or "", "write": text != engine["text"]}

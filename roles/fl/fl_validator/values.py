@@ -32,7 +32,6 @@ LIMITS: dict[str, Limit] = {
     "fl_node_port": PORT,
     "raspberry_pi_swap": AT_LEAST_0,
     "jetson_swap": AT_LEAST_0,
-    "jetson_power_mode": AT_LEAST_0,
 }
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping",
          "list": "a list", "str": "text", "path": "a path"}  # fmt: skip

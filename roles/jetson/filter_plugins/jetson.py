@@ -1,4 +1,4 @@
-"""What there is to do on a Jetson Nano, and how to undo it, by what board_facts found there."""
+"""What there is to do on a Jetson, and how to undo it, by what board_facts found there."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def plan(facts: Document, wanted: Document) -> Document:
         "notes": [],  # the ends of sentences
         "needed": True,
     }
+    result["problem"] = result["problem"] or power_problem(facts, wanted["power_mode"])
     if result["problem"]:
         return result
     result["hold"] = [name for name in _matching(facts, wanted["hold"]) if not facts["packages"][name]["held"]]
@@ -68,18 +69,53 @@ def problem(facts: Document) -> str:
     return _release_problem(facts) or _runtime_problem(facts)
 
 
-def checks(facts: Document, docker: bool, in_group: bool) -> dict[str, tuple[str, str, str]]:
+def power_problem(facts: Document, wanted: Any) -> str:
+    """Return what is wrong with the power mode that is wanted, by its number or its name; "" for none is wanted."""
+    if str(wanted) == "":
+        return ""
+    modes = power_modes(facts)
+    if mode_number(facts, wanted) is None or (modes and mode_number(facts, wanted) not in modes.values()):
+        names = ", ".join(modes) or "by its number, for it has no /etc/nvpmodel.conf with their names"
+        return f"has no power mode {wanted} (jetson_power_mode): choose {names}"
+    return ""
+
+
+def power_modes(facts: Document) -> dict[str, int]:
+    """Return the numbers of the board's power modes by their names, as its /etc/nvpmodel.conf has them."""
+    text = facts["files"].get("/etc/nvpmodel.conf", "")
+    found = re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text, re.MULTILINE)
+    return {name: int(number) for number, name in found}
+
+
+def mode_number(facts: Document, wanted: Any) -> int | None:
+    """Return the number of a power mode that is wanted by its number or name; None for none, or one without a name.
+
+    nvpmodel itself says names otherwise than its file: MAXN SUPER for MAXN_SUPER, 30W for MODE_30W.
+    """
+    if re.fullmatch(r"\d+", str(wanted)):
+        return int(wanted)
+    return {_plain(name): number for name, number in power_modes(facts).items()}.get(_plain(str(wanted)))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]+", "", name).upper().removeprefix("MODE")
+
+
+def checks(facts: Document, docker: bool, in_group: bool, power_mode: Any) -> dict[str, tuple[str, str, str]]:
     """Return what preflight shows, by check: its state, a word, and a sentence's end.
 
-    `docker` is whether that is the runtime, `in_group` whether the inventory calls it a Jetson.
+    `docker` is whether that is the runtime, `in_group` whether the inventory calls it a Jetson, `power_mode` the one
+    that is wanted.
     """
-    release, wrong, result = _release(facts), _release_problem(facts), {}
-    if release:
-        result["system"] = ("fail" if wrong else "ok", f"L4T {release}", wrong)
+    result: dict[str, tuple[str, str, str]] = {}
+    if facts["l4t"]:
+        result["system"] = ("ok", f"L4T {facts['l4t']}", "")
     elif in_group and docker:
-        result["system"] = ("fail", "no L4T", wrong)
-    if docker and facts["tegra"] and "error" not in facts["docker"]:
-        result["nvidia"] = _nvidia_check(facts)
+        result["system"] = ("fail", "no L4T", _release_problem(facts))
+    if facts["kind"] == "jetson" and docker:
+        if "error" not in facts["docker"]:
+            result["nvidia"] = _nvidia_check(facts)
+        result["power"] = _power_check(facts, power_mode)
     return result
 
 
@@ -89,29 +125,32 @@ def _nvidia_check(facts: Document) -> tuple[str, str, str]:
         return "ok", "yes", ""
     if wrong := _runtime_problem(facts):
         return "fail", "no", wrong
-    return "warn", "no", "has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it"
+    if facts["engine"]["nvidia"]:
+        return "warn", "no", "has a Docker engine that does not know its runtime nvidia yet: deploy.yml adds it"
+    return "ok", "CDI", ""
 
 
-def _release(facts: Document) -> str:
-    """Return the release of L4T, or "" where there is none."""
-    tegra = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", facts["tegra"] or "")
-    return f"{tegra[1]}.{tegra[2]}" if tegra else ""
+def _power_check(facts: Document, wanted: Any) -> tuple[str, str, str]:
+    """Show the power mode, and judge the one that is wanted."""
+    mode, _ = power(facts)
+    word = next((name for name, number in power_modes(facts).items() if number == mode), mode)
+    if wrong := power_problem(facts, wanted):
+        return "fail", str(wanted), wrong
+    return ("-", "-", "") if word is None else ("ok", str(word), "")
 
 
 def _release_problem(facts: Document) -> str:
-    release = _release(facts)
-    if not release:
-        return "is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it to another group"
-    if re.match(r"32\.[67]\.", release):
+    if facts["l4t"]:
         return ""
-    return f"has L4T {release}, but the tutorial's image is made for JetPack 4.6, L4T 32.6 or 32.7: flash JetPack 4.6.1"
+    return "is no Jetson (it has no /etc/nv_tegra_release that names its L4T): move it to another group"
 
 
 def _runtime_problem(facts: Document) -> str:
     docker = facts["docker"]
-    if "error" in docker or "nvidia" in docker["runtimes"] or facts["engine"]["nvidia"]:
+    if "error" in docker or "nvidia" in docker["runtimes"] or facts["engine"]["nvidia"] or docker["cdi"]:
         return ""
-    return "has a Docker engine that knows no runtime nvidia: install JetPack's package nvidia-container-runtime"
+    package = "nvidia-container-runtime" if facts["l4t"].startswith("32.") else "nvidia-container"
+    return f"has a Docker engine that knows no runtime nvidia: install JetPack's package {package}"
 
 
 def power(facts: Document) -> tuple[int | None, bool | None]:
@@ -179,8 +218,8 @@ def _power(facts: Document, wanted: Document, result: Document) -> None:
     mode, pinned = power(facts)
     if mode is None:
         result["notes"].append("has no nvpmodel that says its power mode, so that stays as it is")
-    elif mode != int(wanted["power_mode"]):
-        result["power_mode"] = int(wanted["power_mode"])
+    elif wanted["power_mode"] != "" and mode != mode_number(facts, wanted["power_mode"]):
+        result["power_mode"] = mode_number(facts, wanted["power_mode"])
     placed = facts["files"].get(CLOCKS_UNIT) == CLOCKS and "flowerbed-clocks.service" in facts["enabled"]
     if not wanted["clocks"]:
         result["clocks"] = "unpin" if CLOCKS_UNIT in facts["files"] else ""

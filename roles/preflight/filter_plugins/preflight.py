@@ -200,10 +200,10 @@ CHECKS: dict[str, Callable[[Device], Finding]] = {
     "images": images, "wifi": wifi, "server": port, "trainer": trainer,
 }  # fmt: skip
 # What these roles say of a device themselves, by check: state, word and sentence
-OF_ROLES = ("raspberry_pi_checks", "jetson_checks", "docker_engine_checks")
+OF_ROLES = ("raspberry_pi_checks", "jetson_checks", "docker_engine_checks", "trainer_checks")
 COLUMNS = (
     "ssh", "sudo", "model", "system", "bits", "python", "clock", "disk", "memory", "docker", "images", "nvidia",
-    "cgroup", "throttled", "wifi", "server", "trainer",
+    "cgroup", "power", "throttled", "wifi", "server", "trainer",
 )  # fmt: skip
 
 
