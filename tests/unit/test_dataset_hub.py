@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerbed.dataset import DatasetError, config, shards
+from flowerbed.dataset import DatasetError, arrays, config, shards
 from flowerbed.dataset.__main__ import make
 
 APP = Path(config.__file__).parents[2]
@@ -117,6 +117,16 @@ def test_columns_of_numbers_are_examples(tmp_path, write):
     assert manifest["classes"] == ["2", "4"] and manifest["shape"] == [1]
 
 
+def test_fractions_are_numbers_to_predict(tmp_path, write):
+    table = {"hour": list(range(20)), "wind": [0.5] * 20, "target": [number / 4 for number in range(20)]}
+    manifest = run(write(datasets.Dataset.from_dict(table)))["manifest"]
+    assert manifest["classes"] == [] and manifest["shape"] == [2] and manifest["test"] == 4
+    assert manifest["devices"]["rpi-1"] == {"train": 7, "heldout": 1, "labels": {}}
+    for split in arrays.read(str(tmp_path / "shards/rpi-1")):
+        assert split["x"].dtype == split["y"].dtype == np.float32
+        np.testing.assert_array_equal(split["x"][:, 0] / 4, split["y"])
+
+
 def test_a_data_set_by_its_name_is_kept_in_its_folder(tmp_path, write):
     """A folder of the hub's layout stands in for its name."""
     (tmp_path / "repository").mkdir()
@@ -160,12 +170,14 @@ def table(**columns) -> datasets.Dataset:
         (table(a=[1, 2], y=[0, 1]), {"features": ["aa"]}, "'aa' is not a column of .*saved: did you mean a?"),
         (table(a=[1, 2], b=[0, 1]), {}, "no column that is known to be the labels: set dataset_label to one of a, b"),
         (table(a=[1, 2], y=[0, 1], label=[0, 1]), {}, "several columns that may be the labels: .* one of label, y"),
-        (table(a=["x", "z"], y=[0, 1]), {}, r"neither images nor numbers besides y, but a \(string\)"),
+        (table(a=["x", "z"], y=[0, 1]), {}, r"neither images nor numbers besides y, but a \(string\): make numbers of"),
         (table(a=["x", "z"], y=[0, 1]), {"features": ["a"]}, "dataset_features has a, which holds string"),
         (table(a=[1, None], y=[0, 1]), {}, "1 rows without a value in a: leave these out"),
         (table(a=[1, 2], y=[0, None]), {}, "1 rows without a value in y"),
         (table(a=[1.0, float("nan")], y=[0, 1]), {}, "values in a that are not finite numbers"),
-        (table(a=[1, 2], y=[0.5, 1]), {}, "float64 in y, but a label is a class"),
+        (table(a=[1, 2], y=[[0.5], [1]]), {}, "List in y, but a label is a class .* or a fraction to predict"),
+        (table(a=[1, 2], y=[0.5, float("inf")]), {}, "values in y that are not finite numbers"),
+        (table(a=[1, 2], y=[0.5, 1]), {"partition": "dirichlet"}, "dirichlet needs classes, but y in .* use iid"),
         (table(a=[1, 2], y=["x\x1b[2J", "b"]), {}, "in whose name are characters that cannot be shown"),
         (pictures(pixels(2), [0, -1]), {}, "the labels -1 to 0 in label, but 2 classes"),
         (

@@ -28,6 +28,7 @@ class DatasetWarning(UserWarning):
 class Data(namedtuple("Data", ["train", "test", "classes"])):
     """A loaded data set.
 
-    `train` and `test` are pairs of images (N, height, width, channels), uint8, and labels (N,), int64;
-    `test` is None where the data set has no test split of its own. `classes` names the labels, in their order.
+    `train` and `test` are pairs of images (N, height, width, channels), uint8, or of numbers (N, columns), float32; and
+    labels (N,), int64. `test` is None where the data set has no test split of its own. `classes` names the labels, in
+    their order. It is empty where `labels` are float32, numbers to predict.
     """

@@ -34,11 +34,11 @@ def read_file(path, names=None):
     """
     wanted = [names] if isinstance(names, str) else names
 
-    def choose(there):
-        unknown = [name for name in wanted or [] if name not in there]
+    def choose(available):
+        unknown = [name for name in wanted or [] if name not in available]
         if unknown:
-            raise DatasetError("%s has no %s: it has %s" % (path, unknown[0], _listed(there)))
-        return list(there if wanted is None else wanted)
+            raise DatasetError("%s has no %s: it has %s" % (path, unknown[0], _listed(available)))
+        return list(available if wanted is None else wanted)
 
     arrays = _READERS[_kind(path)](path, choose)
     if not arrays:
@@ -63,11 +63,11 @@ def split_off(data, fraction, shuffle=True):
 
 
 def _npz(path, choose):
-    def members(there):
-        arrays = {name[: -len(".npy")]: name for name in there if name.endswith(".npy")}
+    def choose_members(members):
+        arrays = {name[: -len(".npy")]: name for name in members if name.endswith(".npy")}
         return {name: arrays[name] for name in choose(arrays)}
 
-    return npy.read_npz(path, members, shards.limit)
+    return npy.read_npz(path, choose_members, shards.limit)
 
 
 def _npy(path, choose):
@@ -96,12 +96,12 @@ def _kind(path):
 def _paths(folder):
     """Return the path of the file of each split, or None."""
     try:
-        there = sorted(map(files.text, os.listdir(files.encoded(folder))))
+        entries = sorted(map(files.text, os.listdir(files.encoded(folder))))
     except OSError as error:
         raise DatasetError("%s cannot be read: %s" % (folder, error.strerror)) from error
     paths = []
     for split in shards.SPLITS:
-        names = [name for name in there if os.path.splitext(name)[0] == split]
+        names = [name for name in entries if os.path.splitext(name)[0] == split]
         names = [name for name in names if os.path.splitext(name)[1].lower() in KINDS]
         if len(names) > 1:
             raise DatasetError("%s holds %s: leave one of them" % (folder, " and ".join(names)))
@@ -109,7 +109,7 @@ def _paths(folder):
     if not any(paths):
         kinds = ", ".join("train" + kind for kind in KINDS)
         raise DatasetError("%s holds %s, but none of %s: rename this device's data, or read it in load_data of the task"
-                           % (folder, _listed(there), kinds))  # fmt: skip
+                           % (folder, _listed(entries), kinds))  # fmt: skip
     return paths
 
 

@@ -41,11 +41,10 @@ def build(config: Config, known: Split | None = None) -> tuple[Shards, dict, Spl
         for kind, part in zip(SPLITS, share, strict=True):
             if len(part):
                 shards[f"{device}/{kind}.npz"] = x[part], y[part]
-        labels, counts = np.unique(y[np.concatenate(share)], return_counts=True)
         devices[device] = {
             "train": len(share.train),
             "heldout": len(share.heldout),
-            "labels": {data.classes[label]: int(count) for label, count in zip(labels, counts, strict=True)},
+            "labels": _counts(y[np.concatenate(share)], data.classes),
         }
     fingerprint = _fingerprint(shards)
     shares.first = shares.first or fingerprint
@@ -67,6 +66,12 @@ def build(config: Config, known: Split | None = None) -> tuple[Shards, dict, Spl
         },
         shares,
     )
+
+
+def _counts(labels: np.ndarray, classes: list[str]) -> dict[str, int]:
+    """Return how many examples there are of each class; of numbers to predict there are none."""
+    pairs = zip(*np.unique(labels, return_counts=True), strict=True) if classes else ()
+    return {classes[label]: int(count) for label, count in pairs}
 
 
 def _with_test(data: Data, config: Config) -> Data:
@@ -99,11 +104,11 @@ def _fingerprint(shards: Shards) -> str:
 
 
 def _warnings(devices: dict, config: Config) -> list[str]:
-    found = []
+    sentences = []
     for device, share in devices.items():
         if len(share["labels"]) == 1:
-            found.append(f"{device} holds examples of one class only, {next(iter(share['labels']))}")
+            sentences.append(f"{device} holds examples of one class only, {next(iter(share['labels']))}")
         if config.heldout and not share["heldout"]:
             few = "has a single example" if share["train"] == 1 else "got none that others held out"
-            found.append(f"{device} {few}, so it holds none out")
-    return found
+            sentences.append(f"{device} {few}, so it holds none out")
+    return sentences

@@ -17,13 +17,13 @@ UNSIGNED_BYTE = 8
 
 def sources(config) -> list[str]:
     """Return the four files in the folder `config.path`."""
-    found = []
+    paths = []
     for name in FILES:
         candidates = [os.path.join(config.path, name + ending) for ending in (".gz", "")]
-        found += [path for path in candidates if os.path.exists(path)][:1]
-        if not found or os.path.basename(found[-1]).removesuffix(".gz") != name:
+        paths += [path for path in candidates if os.path.exists(path)][:1]
+        if not paths or os.path.basename(paths[-1]).removesuffix(".gz") != name:
             raise DatasetError(f"dataset_path {config.path} lacks {name}.gz: put Fashion-MNIST's four files there")
-    return found
+    return paths
 
 
 def load(config) -> Data:

@@ -61,13 +61,13 @@ def read(path, size=None, limit=files.LIMIT):
     resize images to; without it they must be of one size. `limit` is how much memory, in MiB, they may take. Warns
     (DatasetWarning) of files that are left out. Raises DatasetError.
     """
-    with _open(path) as found:
-        images = _places(path, found.names)
-        left_out = _left_out(found.names)
+    with _open(path) as contents:
+        images = _places(path, contents.names)
+        left_out = _left_out(contents.names)
         if not images:
             raise DatasetError("%s holds no images: %s%s" % (path, LAYOUT, left_out and "; " + left_out))
-        classes = _classes(path, found, images)
-        x = stack(path, [name for name, _ in images], found, size, limit)
+        classes = _classes(path, contents, images)
+        x = stack(path, [name for name, _ in images], contents, size, limit)
     if left_out:
         warnings.warn(DatasetWarning("%s: %s" % (path, left_out)), stacklevel=2)
     y = np.array([classes.index(label) for _, (_, label) in images], np.int64)
@@ -78,21 +78,21 @@ def read(path, size=None, limit=files.LIMIT):
 
 def class_names(path):
     """Return the names of the classes of the folder or zip `path`, by label. Raises DatasetError."""
-    with _open(path) as found:
-        return _classes(path, found, _places(path, found.names))
+    with _open(path) as contents:
+        return _classes(path, contents, _places(path, contents.names))
 
 
-def _classes(path, found, images):
+def _classes(path, contents, images):
     labels = {label for _, (_, label) in images}
     for label in sorted(labels):
         if not is_printable(label):
             raise DatasetError("%s has a class folder %s, in whose name are characters that cannot be shown: rename it"
                                % (path, label))  # fmt: skip
-    listed = [name for name in found.names if _parts(name)[-1] == CLASSES and not _is_hidden(name)]
+    listed = [name for name in contents.names if _parts(name)[-1] == CLASSES and not _is_hidden(name)]
     if not listed:
         return sorted(labels)
     name = min(listed, key=lambda name: (len(_parts(name)), name))
-    with found.open(name) as file:
+    with contents.open(name) as file:
         classes = _listed("%s in %s" % (name, path), file.read(LONGEST_LIST + 1))
     for unknown in sorted(labels - set(classes)):
         raise DatasetError("%s has a class folder %s that its %s does not name" % (path, unknown, CLASSES))
@@ -152,13 +152,13 @@ def _walk(path):
         raise DatasetError("%s cannot be read: %s" % (files.text(error.filename), error.strerror)) from error
 
     top = files.encoded(path)
-    found = []
-    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+    names = []
+    for folder, folders, inside in os.walk(top, onerror=refuse, followlinks=True):
         for link in filter(os.path.islink, (os.path.join(folder, name) for name in folders)):
             if (os.path.realpath(folder) + b"/").startswith(os.path.realpath(link) + b"/"):
                 raise DatasetError("%s is a link to a folder that it lies in: remove it" % files.text(link))
-        found += [os.path.relpath(os.path.join(folder, name), top) for name in names]
-    return sorted(map(files.text, found))
+        names += [os.path.relpath(os.path.join(folder, name), top) for name in inside]
+    return sorted(map(files.text, names))
 
 
 def _parts(name):
@@ -207,15 +207,15 @@ def _places(path, names):
     ]
 
 
-def stack(path, names, found, size, limit):
-    """Return the images `names` among the `Files` `found` of `path` as one array; see `read`. Raises DatasetError."""
+def stack(path, names, contents, size, limit):
+    """Return the images `names` among `contents`, the `Files` of `path`, as one array. Raises DatasetError."""
     pillow = _pillow(path)
     arrays, total = [], 0
     for name in names:
         where = "%s in %s" % (name, path)
         try:
-            files.check(found.size(name), where, limit)
-            with found.open(name) as file:
+            files.check(contents.size(name), where, limit)
+            with contents.open(name) as file:
                 arrays.append(_image(pillow, files.read(file, where, limit), where, size, limit))
         except (DatasetError, MemoryError):
             raise

@@ -26,7 +26,7 @@ def sources(config: Config) -> list[str]:
 
 
 def load(config: Config) -> Data:
-    """Return the data set as `Data`; `x` is uint8 images, or float32 (N, columns)."""
+    """Return the data set as `Data`; `x` is uint8 images, or float32 (N, columns), and `y` classes, or numbers."""
     where = config.hub or config.path
     splits = _fetch(config) if config.hub else _read(config.path)
     train = splits.get("train") or (next(iter(splits.values())) if len(splits) == 1 else None)
@@ -40,6 +40,8 @@ def load(config: Config) -> Data:
         for column in {label, *columns} - set(part.features):
             raise DatasetError(f"{where} has no column {column} in its {name} split")
     y, classes = _labels(parts, label, where)
+    if not classes and config.partition == "dirichlet":
+        raise DatasetError(f"dataset_partition dirichlet needs classes, but {label} in {where} holds numbers: use iid")
     read = _images if _is_image(train.features[columns[0]]) else _numbers
     x = read(parts, columns, where, config)
     pairs = list(zip(_cut(x, parts), _cut(y, parts), strict=True))
@@ -54,14 +56,14 @@ def _read(path: str) -> Mapping[str, Any]:
     import datasets
 
     try:
-        found = datasets.load_from_disk(path)
+        saved = datasets.load_from_disk(path)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is no folder that save_to_disk of the package datasets has written") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged one raises many kinds
         raise DatasetError(f"{path} is damaged ({files.reason(error)}): save it again") from error
-    return found if isinstance(found, dict) else {"train": found}
+    return saved if isinstance(saved, dict) else {"train": saved}
 
 
 def _fetch(config: Config) -> Mapping[str, Any]:
@@ -97,12 +99,14 @@ def _label(features: Mapping[str, Any], config: Config, where: str) -> str:
     if config.label:
         known(config.label, list(features), f"a column of {where}")
         return config.label
-    found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    found = found or [name for name in LABELS if name in features]
-    if len(found) != 1:
-        problem = "several columns that may be the labels" if found else "no column that is known to be the labels"
-        raise DatasetError(f"{where} has {problem}: set dataset_label to one of {', '.join(found or features)}")
-    return found[0]
+    candidates = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    candidates = candidates or [name for name in LABELS if name in features]
+    if len(candidates) != 1:
+        problem = "several columns that may be" if candidates else "no column that is known to be"
+        raise DatasetError(
+            f"{where} has {problem} the labels: set dataset_label to one of {', '.join(candidates or features)}"
+        )
+    return candidates[0]
 
 
 def _columns(features: Mapping[str, Any], label: str, config: Config, where: str) -> list[str]:
@@ -119,7 +123,8 @@ def _columns(features: Mapping[str, Any], label: str, config: Config, where: str
         raise DatasetError(f"{where} has several columns of images: set dataset_features to one of {', '.join(images)}")
     if not images and not numbers:
         kinds = ", ".join(f"{name} ({_kind(features[name])})" for name in others) or "no other column"
-        raise DatasetError(f"{where} has neither images nor numbers besides {label}, but {kinds}")
+        raise DatasetError(f"{where} has neither images nor numbers besides {label}, but {kinds}: make numbers of "
+                           "them, or lay them on the devices (dataset_name: device)")  # fmt: skip
     return images or numbers
 
 
@@ -136,7 +141,7 @@ def _column(part: Any, column: str, where: str) -> Any:
 
 
 def _labels(parts: Mapping[str, Any], column: str, where: str) -> tuple[np.ndarray, list[str]]:
-    """Return the labels of all parts, and the names of the classes."""
+    """Return the labels of all parts, and the names of the classes; or numbers to predict, which have no classes."""
     feature = next(iter(parts.values())).features[column]
     values = np.concatenate([_column(part, column, where).to_numpy() for part in parts.values()])
     if type(feature).__name__ == "ClassLabel":
@@ -147,10 +152,12 @@ def _labels(parts: Mapping[str, Any], column: str, where: str) -> tuple[np.ndarr
     elif type(feature).__name__ == "Value" and re.fullmatch(r"u?int\d+|bool|(large_)?string", feature.dtype):
         classes, y = np.unique(values, return_inverse=True)
         names = [str(value) for value in classes]
+    elif _is_number(feature):
+        _check_finite(values, column, where)
+        return values.astype(np.float32), []
     else:
-        raise DatasetError(
-            f"{where} has {_kind(feature)} in {column}, but a label is a class: a whole number or a text"
-        )
+        raise DatasetError(f"{where} has {_kind(feature)} in {column}, but a label is a class (a whole number or a "
+                           "text) or a fraction to predict")  # fmt: skip
     for name in names:
         if not folder.is_printable(name):
             raise DatasetError(f"{where} has a class {name}, in whose name are characters that cannot be shown")
@@ -174,8 +181,8 @@ def _images(parts: Mapping[str, Any], columns: list[str], where: str, config: Co
         with files.open_regular(image["path"]) as file:
             return files.read(file, key, config.limit)
 
-    found = folder.Files(list(rows), lambda key: io.BytesIO(content(key)), lambda key: len(content(key)))
-    return folder.stack(where, found.names, found, config.image_size, config.limit)
+    images = folder.Files(list(rows), lambda key: io.BytesIO(content(key)), lambda key: len(content(key)))
+    return folder.stack(where, images.names, images, config.image_size, config.limit)
 
 
 def _numbers(parts: Mapping[str, Any], columns: list[str], where: str, config: Config) -> np.ndarray:
@@ -186,7 +193,11 @@ def _numbers(parts: Mapping[str, Any], columns: list[str], where: str, config: C
             for part in parts.values()
         ]
     )
-    for name, finite in zip(columns, np.isfinite(x).all(axis=0), strict=True):
-        if not finite:
-            raise DatasetError(f"{where} has values in {name} that are not finite numbers (NaN, for one)")
+    for name, values in zip(columns, x.T, strict=True):
+        _check_finite(values, name, where)
     return x
+
+
+def _check_finite(values: np.ndarray, column: str, where: str) -> None:
+    if not np.isfinite(values).all():
+        raise DatasetError(f"{where} has values in {column} that are not finite numbers (NaN, for one)")

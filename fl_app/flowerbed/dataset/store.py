@@ -120,10 +120,10 @@ def _inputs(config: Config, devices: list[str]) -> str:
 
 def _stat(path: str | bytes) -> list[int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _npz(x: np.ndarray, y: np.ndarray) -> bytes:
