@@ -172,6 +172,22 @@ def test_other_strategies_learn_too(trio, strategy, arguments):
     assert losses[2] < losses[0]
 
 
+def test_a_strategy_that_needs_more_devices_than_there_are_trains_none(trio):
+    code, sentence = trio.run("bulyan", strategy="Bulyan", undeployed=["d2"])
+    assert code == 1 and sentence.startswith("2 devices can take part in round 1, but Bulyan needs 3: d2 is left out")
+    assert trio.events("bulyan", "device") == []
+
+
+def test_a_loss_that_explodes_is_said(trio):
+    assert trio.run("explodes", strategy="FedAdagrad", strategy_args={"eta": 1})[0] == 0
+    [problem] = trio.events("explodes", "problem")
+    assert "it explodes. FedAdagrad with eta 1 moves the model too far" in problem["message"]
+    assert trio.run("sane", rounds=3, strategy="FedAdagrad")[0] == 0
+    assert trio.events("sane", "problem") == []
+    [remark] = trio.events("sane", "strategy")
+    assert remark["message"].startswith("FedAdagrad has eta 0.01, Flowerbed's default")
+
+
 def test_what_is_recorded_of_a_round(trio):
     trio.run("record")
     [done] = trio.events("record", "round")

@@ -76,10 +76,11 @@ def test_the_metrics_that_were_chosen_are_shown_lists_by_their_ends():
     assert "0.125 to 1" in row and heading.index("status") == row.index("ok")
 
 
-def test_whom_a_run_waits_for_and_what_it_begins_from_is_a_line():
+def test_what_a_run_says_at_its_start_is_a_line():
     message = "waits up to 60 s for rpi-1, rpi-2 (not connected)"
     assert told({"event": "waiting", "devices": ["rpi-1", "rpi-2"], "message": message}) == [message]
     assert told({"event": "initial", "path": "/a", "message": "from /a"}) == ["from /a"]
+    assert told({"event": "strategy", "message": "FedAdam has"}) == ["FedAdam has"]
     message = "the fleet is another than before: rpi-4 came and rpi-3 went"
     assert told({"event": "fleet", "came": ["rpi-4"], "went": ["rpi-3"], "changed": [], "message": message}) == [
         message

@@ -173,6 +173,13 @@ def test_every_argument_is_checked_before_anything_trains(name, arguments, probl
         check(name, arguments, 8)
 
 
+def test_bulyan_chooses_no_fewer_devices_than_it_makes_a_model_of():
+    aggregation = Aggregation("Bulyan", {"fraction_train": 0.1, "min_train_nodes": 1}, BUFFERS)
+    assert len(aggregation.choose("train", 1, state(0), list(range(5)), seed=0)[0]) == 3
+    with pytest.raises(RunFailed, match="Bulyan with fl_strategy_args .* at least 3 devices, but only 2 can train"):
+        aggregation.choose("train", 1, state(0), [0, 1], seed=0)
+
+
 def test_devices_of_weight_0_evaluate_too():
     assert check("FedAvg", {"min_evaluate_nodes": 9}, 8) == {"min_evaluate_nodes": 9}
 

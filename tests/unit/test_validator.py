@@ -515,6 +515,20 @@ def test_a_strategy_s_arguments_are_checked(arguments, text):
     assert all(sentence.startswith(f"server: fl_strategy_args in {FILE}:3 {text}") for sentence in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Bulyan", "Bulyan: num_malicious_nodes is 0, for which it needs 3 devices, but 1 train."),
+        ("QFedAvg", "QFedAvg: client_learning_rate is missing."),
+        ("FedAdam", None),
+    ],
+)
+def test_a_strategy_without_arguments_is_checked(name, text):
+    pytest.importorskip("flwr")
+    found = validate(fleet(device("a"), servers=[host("server", fl_strategy=name, fl_strategy_args={})]))
+    assert found == ([] if text is None else [f"server: fl_strategy_args in {FILE}:3 does not fit {text}"])
+
+
 def test_text_that_yaml_takes_for_no_number_is_one():
     config = {"decay": "1e-2", "deep": {"list": ["-2.5E+3", ".5e1"]}, "name": "1e", "hash": "1e999", "text": "0.5"}
     good = fleet(device("a", fl_config=config), servers=[host("server", fl_strategy_args={"eta": "1e-2"})])

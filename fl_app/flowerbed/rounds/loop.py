@@ -23,7 +23,7 @@ from .. import metrics, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
-from . import initial, replies, strategy, weights
+from . import advice, initial, replies, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -73,6 +73,7 @@ class _Run:
         self.tied: list[list[str]] = []  # the names of each tensor that has several
         self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
         self.left_out: dict[str, str] = {}  # why, as it was said last
+        self.needed, self.why = max(1, run.min_clients), f"fl_min_clients is {run.min_clients}"  # devices of a round
         self.round = 0
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
@@ -84,7 +85,9 @@ class _Run:
         """Return a sentence about the rounds done."""
         self._check_weights()
         willing = [device for device in self.run.devices if weights.parse(self.run.weights[device]) != 0]
-        strategy.check(self.run.strategy, self.run.strategy_args, len(willing))
+        given = strategy.check(self.run.strategy, self.run.strategy_args, len(willing))
+        if (least := strategy.least(self.run.strategy, given)) > self.needed:
+            self.needed, self.why = least, f"{self.run.strategy} needs {least}"
         built, buffers = self._initial()
         first, begins = self._first(built)
         checkpoint = self.experiment.open(first)
@@ -102,10 +105,14 @@ class _Run:
         if begins:
             log.info(begins)
             self.experiment.events.record({"event": "initial", "path": self.run.initial, "message": begins})
+        for remark in advice.remarks(aggregation, self.run.strategy_args, len(willing)):
+            log.info(remark)
+            self.experiment.events.record({"event": "strategy", "message": remark})
+        watch = advice.Watch(aggregation, self.run.experiment, self.experiment.events.read())
         self._wait_for_devices()
         try:
             while self.round < last:
-                self._one_round(aggregation)
+                self._one_round(aggregation, watch)
         except RunStopped:
             raise RunStopped(
                 f"stopped in round {self.round + 1}; round {self.round} is the last one finished"
@@ -216,7 +223,7 @@ class _Run:
 
     # -- A round -----------------------------------------------------------------------------------------------------
 
-    def _one_round(self, aggregation: Aggregation) -> None:
+    def _one_round(self, aggregation: Aggregation, watch: advice.Watch) -> None:
         started = time.monotonic()
         number = self.round + 1
         clients = self._clients(number)
@@ -256,21 +263,20 @@ class _Run:
         done["metric"] = self._leading(done, number)
         self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
         self.round = number
+        trained = math.fsum(share * events[device]["loss"] for device, share in shares.items())
+        if exploded := watch.after(number, summary, trained):
+            self._problem(None, exploded, number)
 
     def _clients(self, number: int) -> list[str]:
         """Return the devices that can take part now; wait for them if they are too few."""
         self.fleet.ask_anew(device for device in self.run.devices if not self.fleet.ready(device))
         self.fleet.refresh()
-        needed = max(1, self.run.min_clients)
-        if len(self._able()) < needed:
-            self._gather(lambda: len(self._able()) >= needed)
+        if len(self._able()) < self.needed:
+            self._gather(lambda: len(self._able()) >= self.needed)
         able = self._able()
-        if len(able) < needed:
+        if len(able) < self.needed:
             reasons = "; ".join(self._why_not(device) or "" for device in self.run.devices if device not in able)
-            raise RunFailed(
-                f"{len(able)} devices can take part in round {number}, but fl_min_clients is "
-                f"{self.run.min_clients}: {reasons}"
-            )
+            raise RunFailed(f"{len(able)} devices can take part in round {number}, but {self.why}: {reasons}")
         return able
 
     def _able(self) -> list[str]:
@@ -350,11 +356,11 @@ class _Run:
                     self._log_trace(device, reply.trace)
                     self.fleet.doubt(device)
                     unsound += [device] if isinstance(error, replies.Unsound) else []
-        if len(updates) < max(1, self.run.min_clients):
+        if len(updates) < self.needed:
             reasons = "; ".join(str(events[device].get("reason")) for device in chosen if device not in updates)
             raise RunFailed(
-                f"{len(updates)} of {len(chosen)} devices gave a usable update in round {number}, but fl_min_clients "
-                f"is {self.run.min_clients}: {reasons}. Round {self.round} is the last one finished"
+                f"{len(updates)} of {len(chosen)} devices gave a usable update in round {number}, but {self.why}: "
+                f"{reasons}. Round {self.round} is the last one finished"
                 + (self._whose_fault() if len(unsound) == len(chosen) else "")
             )
         return {device: updates[device] for device in chosen if device in updates}

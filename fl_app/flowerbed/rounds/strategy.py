@@ -20,6 +20,8 @@ from .config import RunFailed
 from .sound import State
 
 WEIGHT, LOSS = "weight", "loss"
+# Flower's are 0.1, with which an optimiser on the server moves a model ten times as far as its training did.
+DEFAULTS: dict[str, dict[str, Any]] = {"FedAdam": {"eta": 0.01}, "FedAdagrad": {"eta": 0.01}}
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
 _SERVER_OPTIMISERS = (FedAdagrad, FedAdam, FedYogi, FedAvgM, QFedAvg)
 _ARRAYS = (np.ndarray, np.generic)  # reckoning makes a NumPy scalar of an array without axes
@@ -94,10 +96,15 @@ def _for_devices(name: str, given: Mapping[str, Any], devices: int) -> Iterator[
         if given.get(argument, 0) > devices:
             yield f"{argument} is {given[argument]}, more than the devices that train ({devices})"
     liars = given.get("num_malicious_nodes", 0)
-    if name == "Bulyan" and devices < 4 * liars + 3:
-        yield f"num_malicious_nodes is {liars}, for which it needs {4 * liars + 3} devices, but {devices} train"
+    if devices < (needed := least(name, given)) > 1:
+        yield f"num_malicious_nodes is {liars}, for which it needs {needed} devices, but {devices} train"
     elif 2 * liars >= devices:
         yield f"num_malicious_nodes is {liars}, but must be fewer than half of the {devices} devices that train"
+
+
+def least(name: str, given: Mapping[str, Any]) -> int:
+    """Return of how many updates a strategy makes a model, at least."""
+    return 4 * given.get("num_malicious_nodes", 0) + 3 if name == "Bulyan" else 1
 
 
 def _converted(value: Any, kind: type) -> tuple[Any, str]:
@@ -122,12 +129,14 @@ class Aggregation:
         kind = getattr(flower, name)
         ours = {"weighted_by_key": WEIGHT, "train_loss_key": LOSS}
         defaults = dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1)
+        defaults |= DEFAULTS.get(name, {})
         taken = inspect.signature(kind.__init__).parameters
         try:
             self.strategy = kind(**{key: value for key, value in {**defaults, **given, **ours}.items() if key in taken})
         except Exception as error:  # Flower has one of its own for some of them
             raise RunFailed(f"fl_strategy_args do not fit {name}: {error}") from None
         self.name = name
+        self.strategy.min_train_nodes = max(self.strategy.min_train_nodes, least(name, given))
         self._arguments = dict(arguments)
         self._buffers = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
 
@@ -137,9 +146,7 @@ class Aggregation:
         least = strategy.min_train_nodes if kind == "train" else strategy.min_evaluate_nodes
         least = max(strategy.min_available_nodes, least)
         if least > len(nodes):
-            raise RunFailed(
-                f"fl_strategy_args of {self.name} ask for at least {least} devices, but only {len(nodes)} can {kind}"
-            )
+            raise RunFailed(f"{self._called()} asks for at least {least} devices, but only {len(nodes)} can {kind}")
         random.seed(f"{seed}/{round_number}/{kind}")  # Flower samples with the module's own generator
         configure = strategy.configure_train if kind == "train" else strategy.configure_evaluate
         config = ConfigRecord()

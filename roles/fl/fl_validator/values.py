@@ -141,8 +141,10 @@ def weights(fleet: Fleet) -> Iterator[Problem]:
 def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
     """The strategy takes its arguments: Flower's signatures and Flowerbed's own rules say so."""
     for server in fleet.servers:
-        name, given = server.values.get("fl_strategy"), server.values.get("fl_strategy_args")
-        if not given or not isinstance(given, dict) or name not in fleet.options["fl_strategy"]["choices"]:
+        name, given = server.values.get("fl_strategy"), server.values.get("fl_strategy_args", {})
+        if name not in fleet.options["fl_strategy"]["choices"] or not isinstance(given, dict):
+            continue
+        if name == "FedAvg" and not given:
             continue
         sys.path.insert(0, str(fleet.checkout / "fl_app"))
         try:
