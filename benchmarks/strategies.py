@@ -95,7 +95,7 @@ class Fleet:
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: metrics[name] for name in ("loss", "accuracy")}
+    return {name: metrics["metrics"][name] for name in ("loss", "accuracy")}
 
 
 def main() -> None:

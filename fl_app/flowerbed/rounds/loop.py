@@ -89,8 +89,8 @@ class _Run:
         if (least := strategy.least(self.run.strategy, given)) > self.needed:
             self.needed, self.why = least, f"{self.run.strategy} needs {least}"
         built, buffers = self._initial()
-        first, begins = self._first(built)
-        checkpoint = self.experiment.open(first)
+        model, begins = self._first(built)
+        checkpoint = self.experiment.open(model)
         self.round, self.state = checkpoint.round, checkpoint.model
         self.types = {name: array.dtype for name, array in built.items()}
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
