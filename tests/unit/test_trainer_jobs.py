@@ -234,6 +234,15 @@ def test_data_sets_are_counted_in_examples(tmp_path, data, examples, classes):
     assert worker.train(state, {})[1]["examples"] == worker.evaluate(state, {})[1]["examples"] == examples
 
 
+@pytest.mark.parametrize(("more", "rows"), [("y[:1]", "1"), ("0.5", "none"), ("['cat', 'dog']", "none")])
+def test_arrays_by_name_of_which_nobody_knows_how_many_examples_they_are_are_refused(tmp_path, more, rows):
+    data = f"{{'x': x, 'more': {more}}}"
+    (tmp_path / "task.py").write_text(WHOLE + DATA + f"def load_data(folder, config): return {data}, None")
+    worker = Worker({"name": "d0", "task": str(tmp_path / "task.py"), "data": str(tmp_path)})
+    worker.warm_up()
+    assert f"have unequal numbers of rows (x 10, more {rows}), so nobody knows" in worker.problem
+
+
 def test_a_trainer_ends_quietly_on_a_signal_while_it_starts(tmp_path):
     (tmp_path / "trainer.json").write_text('{"name": "d0", "socket": "s", "task": "task.py", "data": ""}')
     process = subprocess.Popen(

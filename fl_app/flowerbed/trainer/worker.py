@@ -260,6 +260,10 @@ def _rows(data):
     if isinstance(data, list) and len(data) > 2 and len(set(map(len, shapes))) == 1:
         return None  # a list of examples, such as images
     lengths = {shape[:1] for shape in shapes}
+    if isinstance(data, dict) and any(lengths) and len(lengths) > 1:
+        rows = ", ".join("%s %s" % (name, shape[0] if shape else "none") for name, shape in zip(data, shapes))
+        raise ValueError("the arrays that load_data of the task returned have unequal numbers of rows (%s), so nobody "
+                         "knows how many examples they are: leave out what has no row for each" % rows)  # fmt: skip
     return lengths.pop()[0] if len(lengths) == 1 and () not in lengths else None
 
 
