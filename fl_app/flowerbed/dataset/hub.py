@@ -101,11 +101,12 @@ def _label(features: Mapping[str, Any], config: Config, where: str) -> str:
         return config.label
     candidates = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     candidates = candidates or [name for name in LABELS if name in features]
-    if len(candidates) != 1:
-        problem = "several columns that may be" if candidates else "no column that is known to be"
-        raise DatasetError(
-            f"{where} has {problem} the labels: set dataset_label to one of {', '.join(candidates or features)}"
-        )
+    if len(candidates) > 1:
+        raise DatasetError(f"{where} has several columns that may be the labels: set dataset_label to one of "
+                           f"{', '.join(candidates)}")  # fmt: skip
+    if not candidates:
+        raise DatasetError(f"{where} has no column that is known to be the labels: set dataset_label to one of "
+                           f"{', '.join(features)}; or lay data without labels on devices, for dataset_name device")  # fmt: skip
     return candidates[0]
 
 
@@ -124,7 +125,7 @@ def _columns(features: Mapping[str, Any], label: str, config: Config, where: str
     if not images and not numbers:
         kinds = ", ".join(f"{name} ({_kind(features[name])})" for name in others) or "no other column"
         raise DatasetError(f"{where} has neither images nor numbers besides {label}, but {kinds}: make numbers of "
-                           "them, or lay them on the devices (dataset_name: device)")  # fmt: skip
+                           "them, or lay them on the devices, for dataset_name device")  # fmt: skip
     return images or numbers
 
 
