@@ -168,7 +168,11 @@ def table(**columns) -> datasets.Dataset:
         (None, {"features": "a"}, "dataset_features is 'a', not a list of columns"),
         (table(a=[1, 2], y=[0, 1]), {"label": "z"}, "'z' is not a column of .*saved: it can be a, y"),
         (table(a=[1, 2], y=[0, 1]), {"features": ["aa"]}, "'aa' is not a column of .*saved: did you mean a?"),
-        (table(a=[1, 2], b=[0, 1]), {}, "no column that is known to be the labels: set dataset_label to one of a, b; or lay"),
+        (
+            table(a=[1, 2], b=[0, 1]),
+            {},
+            "no column that is known to be the labels: set dataset_label to one of a, b; or",
+        ),
         (table(a=[1, 2], y=[0, 1], label=[0, 1]), {}, "several columns that may be the labels: .* one of label, y"),
         (table(a=["x", "z"], y=[0, 1]), {}, r"neither images nor numbers besides y, but a \(string\): make numbers of"),
         (table(a=["x", "z"], y=[0, 1]), {"features": ["a"]}, "dataset_features has a, which holds string"),

@@ -102,11 +102,11 @@ def _label(features: Mapping[str, Any], config: Config, where: str) -> str:
     candidates = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     candidates = candidates or [name for name in LABELS if name in features]
     if len(candidates) > 1:
-        raise DatasetError(f"{where} has several columns that may be the labels: set dataset_label to one of "
-                           f"{', '.join(candidates)}")  # fmt: skip
+        text = f"several columns that may be the labels: set dataset_label to one of {', '.join(candidates)}"
+        raise DatasetError(f"{where} has {text}")
     if not candidates:
-        raise DatasetError(f"{where} has no column that is known to be the labels: set dataset_label to one of "
-                           f"{', '.join(features)}; or lay data without labels on devices, for dataset_name device")  # fmt: skip
+        text = f"no column that is known to be the labels: set dataset_label to one of {', '.join(features)}"
+        raise DatasetError(f"{where} has {text}; or lay data without labels on the devices, for dataset_name device")
     return candidates[0]
 
 
