@@ -46,7 +46,8 @@ board:
       C(page) (of memory), C(memory) and C(free) in bytes, C(docker) (the engine, its images and containers, and whether
       CDI gives them an NVIDIA GPU), C(engine) (its configuration), C(before) (what roles wrote down before they changed
       the device) and C(port) (whether the server's can be reached); C(files), by path; C(packages), by name; and
-      C(outputs) of the commands, by name, empty for one that is not there or fails.
+      C(outputs) of the commands, by name, empty for one that is not there or fails; C(clients), by which inventories
+      clients were deployed there, as what, and for which server.
   type: dict
   returned: always
 """
@@ -207,8 +208,10 @@ def docker():
             "live_restore": info["LiveRestoreEnabled"], "free": free_space(info["DockerRootDir"]),
             "images": {name: image["Id"] for image in images
                        for name in (image["RepoTags"] or []) + (image["RepoDigests"] or [])},
-            "containers": {each["Names"][0].lstrip("/"): {"state": each["State"], "image": each["ImageID"],
-                                                          "labels": each["Labels"]} for each in containers},
+            "containers": {each["Names"][0].lstrip("/"): {
+                "state": each["State"], "image": each["ImageID"], "labels": each["Labels"],
+                "folders": [mount["Source"] for mount in each.get("Mounts") or [] if "Source" in mount],
+            } for each in containers},
         }  # fmt: skip
     except PermissionError:
         return {"error": "may not be used by this user", "free": free}
@@ -261,6 +264,20 @@ def trainer(home):
         os.chdir(folder)
 
 
+def clients(home, containers):
+    """Return the client.json of those clients that were deployed to `home`, or run in containers."""
+    folders = {folder for each in containers.values() if each["state"] == "running" for folder in each["folders"]}
+    found = []
+    for folder in sorted({home, *folders}):
+        try:
+            client = json.loads(text(os.path.join(folder, "client.json")))
+        except ValueError:
+            continue  # there is none
+        if isinstance(client, dict) and "inventory" in client:  # of an earlier Flowerbed, it is not known
+            found.append({name: str(client.get(name)) for name in ("inventory", "name", "server")})
+    return found
+
+
 def kind(model, tegra):
     """Return what the board is, by the files that show it: raspberry_pi, jetson or other."""
     return "jetson" if tegra else "raspberry_pi" if "Raspberry Pi" in (model or "") else "other"
@@ -296,7 +313,7 @@ def main():
     )
     options = module.params
     model, tegra = first_line(*options["model_files"]), first_line("/etc/nv_tegra_release")
-    units = enabled()
+    units, found = enabled(), docker()
     facts = {
         "kind": kind(model, tegra), "model": model, "release": release(), "l4t": l4t(tegra),
         "before": before(options["root"]), "claimed": os.path.exists(os.path.join(options["home"], "placed.json")),
@@ -304,7 +321,7 @@ def main():
         "page": os.sysconf("SC_PAGE_SIZE"),
         "python": ".".join(map(str, sys.version_info[:3])), "memory": memory(), "free": free_space(options["home"]),
         "executable": sys.executable, "requests": importlib.util.find_spec("requests") is not None,
-        "apt": os.path.exists("/usr/bin/apt-get"), "docker": docker(), "engine": engine(),
+        "apt": os.path.exists("/usr/bin/apt-get"), "docker": found, "engine": engine(),
         "memory_cgroup": memory_cgroup(), "wifi": wifi(), "swaps": swaps(),
         "files": {path: text(path) for path in options["files"] if os.path.exists(path)},
         "packages": packages(options["packages"]),
@@ -314,6 +331,7 @@ def main():
         "display_manager": os.path.exists("/etc/systemd/system/display-manager.service"),
         "reboot": os.path.exists(REBOOT),
         "port": port(options["server_host"], options["server_port"], options["timeout"]),
+        "clients": clients(options["home"], found.get("containers") or {}),
         "trainer": trainer(options["home"]), "asked_at": options["asked_at"], "time": time.time(),
     }  # fmt: skip
     module.exit_json(changed=False, board=facts)

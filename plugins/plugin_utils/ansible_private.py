@@ -35,6 +35,13 @@ def template_on(play: Any, host: Any, task: Any, text: str) -> Any:
     return Templar(manager._loader, variables=variables).template(text)
 
 
+def widen_limit(play: Any, hosts: list[str]) -> None:
+    """Let --limit, if there is one, take in `hosts`, too, for a play and those after it."""
+    inventory = play.get_variable_manager()._inventory
+    if inventory._subset:
+        inventory.subset([host.name for host in inventory.get_hosts()] + hosts)
+
+
 class Output(DefaultOutput):
     """Ansible's default output, with two things more for a plugin that is made of it."""
 

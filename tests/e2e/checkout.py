@@ -115,7 +115,6 @@ class Checkout:
         remove_leftovers()
         self.outer = make_folder()
         self.folder = self.outer / name
-        self.devices = list(groups.values())
         self.inventory = self.folder / "inventory" / "local"
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -125,13 +124,18 @@ class Checkout:
             if (ROOT / name).exists():  # and not deleted since it was added
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name, follow_symlinks=False)
+        self.set_hosts(groups)
+        (self.folder / "test_task.py").write_text((self.folder / "fl_app/task.py").read_text() + TEST_TASK)
+        self.set_variables()
+
+    def set_hosts(self, groups: dict[str, str]) -> None:
+        """Let the inventory have one device of each group."""
+        self.devices = list(groups.values())
         children = {group: {"hosts": {host: None}} for group, host in groups.items() if group == "rpi"}
         jetsons = {group: {"hosts": {host: None}} for group, host in groups.items() if group != "rpi"}
         children["jetson"] = {"children": jetsons}
         hosts = {"all": {"hosts": {"server": None}, "children": {"devices": {"children": children}}}}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(hosts, sort_keys=False))
-        (self.folder / "test_task.py").write_text((self.folder / "fl_app/task.py").read_text() + TEST_TASK)
-        self.set_variables()
 
     def set_variables(self, group: str = "all", **values: Any) -> None:
         """Let group_vars/<group>.yml be what it is here, and `values` besides."""

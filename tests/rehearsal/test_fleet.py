@@ -203,7 +203,7 @@ def test_another_image_is_taken_by_the_board_that_has_it(lab):
     assert lab.inspect("rpi-1", "rpi-container")["Config"]["Image"] == "docker.io/own/rpi"
 
 
-def test_a_board_that_leaves_the_inventory_is_named(lab):
+def test_a_board_that_leaves_the_inventory_is_stopped_and_the_experiment_goes_on(lab):
     hosts = lab.boards.inventory / "hosts.yml"
     original = hosts.read_text()
     tree = yaml.safe_load(original)
@@ -211,11 +211,13 @@ def test_a_board_that_leaves_the_inventory_is_named(lab):
     hosts.write_text(yaml.safe_dump(tree))
     try:
         words, _ = lab.play("deploy")
-        assert "No longer in the inventory, but deployed: jetson-2gb-1." in words
+        assert "jetson-2gb-1 is no longer in the inventory. It is stopped now." in words
+        assert lab.boards.root("jetson-2gb-1", "docker ps --quiet") == ""
         # rpi-1 has the image of the test above, by its other name
         assert "has Python" not in words and "to pull" not in words
-        lab.play("run_round", experiment="smaller")
-        assert lab.events("smaller", "round")[0]["clients_asked"] == 2
+        words, _ = lab.play("run_round", experiment="paused")
+        assert "the fleet is another than before: jetson-2gb-1 went" in words
+        assert lab.events("paused", "round")[-1]["clients_asked"] == 2
     finally:
         hosts.write_text(original)
 

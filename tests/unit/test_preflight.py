@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ GOOD = {
     "kind": "raspberry_pi", "model": "Raspberry Pi 4 Model B Rev 1.4", "release": "Debian GNU/Linux 12 (bookworm)",
     "l4t": "", "page": 4096, "machine": "aarch64", "bits": 64, "python": "3.11.2", "free": 20e9, "memory_cgroup": True,
     "memory": {"total": 4e9, "available": 3e9, "swap": 1e9}, "wifi": -50, "port": "refused",
-    "trainer": None, "apt": True,
+    "trainer": None, "clients": [], "apt": True,
     "outputs": {"throttled": "throttled=0x0\n", "power_save": "", "power_mode": "", "clocks": "", "nvidia_smi": "",
                 "nvidia_nodes": "", "nvidia_cards": ""}, "files": {},
     "docker": {"version": "20.10.24", "runtimes": ["nvidia", "runc"], "cdi": False, "free": 20e9, "images": {}},
@@ -46,7 +47,8 @@ def judge(facts=None, runtime="docker", group="rpi", sudo="", reach=None, ssh=No
     image = image or ("lhkhiem28/jetson:1.0" if changes.get("l4t") else "lhkhiem28/rpi:1.4")
     found = facts or {"board": {**GOOD, **changes}}
     own = {
-        "group_names": ["devices", group], "ansible_host": "192.0.2.11", "ansible_user": "pi",
+        "group_names": ["devices", group], "inventory_dir": "/me/lab",
+        "ansible_host": "192.0.2.11", "ansible_user": "pi",
         "board_answer": reach or ({"msg": sudo} if sudo else found),
         "board_plain": found if sudo else {"skipped": True},
         "device_image_lacking": ["rpi:1.4"] if runtime == "docker" else [], **(ssh or {}),
@@ -71,6 +73,16 @@ def test_a_good_board_has_nothing_to_say():
         "d       yes  yes   Pi 4 Model B"
     )
     assert "!" not in row and "~" not in row
+
+
+def test_a_board_in_two_inventories_is_said():
+    mine = {"name": "d", "server": "192.0.2.1:9092", "inventory": f"/me/lab on {platform.node()}"}
+    assert not judge(clients=[mine])["warnings"]
+    other = {"name": "pi", "server": "192.0.2.7:9092", "inventory": "/you/lab on desk"}
+    [warning] = judge(clients=[mine, other])["warnings"]
+    assert warning.startswith(
+        "d is in two inventories: /you/lab on desk has deployed to it as pi, for the server at 192.0"
+    )
 
 
 def test_a_good_jetson_has_nothing_to_say():
@@ -233,17 +245,37 @@ def test_the_table_has_the_unit_that_fits(ahead, word):
     assert found["word"] == word
 
 
-def test_this_machine_is_looked_at(tmp_path):
+def look(tmp_path):
+    """Return what the module finds on this machine, with a device's folder in `tmp_path`."""
     folders = {"home": str(tmp_path / "a" / "b"), "root": str(tmp_path / "a")}
     arguments = {**folders, "server_host": "127.0.0.1", "server_port": 9, "asked_at": 5.0}
     done = subprocess.run(
         [sys.executable, ROOT / "plugins/modules/board_facts.py"],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True,
     )  # fmt: skip
-    facts = json.loads(done.stdout)["board"]
+    return json.loads(done.stdout)["board"]
+
+
+def test_this_machine_is_looked_at(tmp_path):
+    facts = look(tmp_path)
     assert set(facts) >= set(GOOD) and facts["bits"] == 64 and facts["port"] == "refused" and facts["asked_at"] == 5.0
     assert facts["memory"]["total"] > facts["memory"]["available"] > 0 and facts["free"] > 0
-    assert not (tmp_path / "a").exists()
+    assert facts["clients"] == [] and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "clients"),
+    [
+        ('{"name": "d", "server": "x:1", "inventory": "/me/lab on desk", "facts": {}}',
+         [{"name": "d", "server": "x:1", "inventory": "/me/lab on desk"}]),
+        ('{"name": "d", "server": "x:1"}', []),  # of an earlier Flowerbed
+        ("[1]", []), ("{", []),
+    ],
+)  # fmt: skip
+def test_who_has_deployed_to_a_device_is_looked_up(tmp_path, text, clients):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/client.json").write_text(text)
+    assert look(tmp_path)["clients"] == clients
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,18 @@ def test_a_check_does_not_say_that_a_device_is_stopped(left, was, to_do, check, 
     values = {"inventory_hostname": "a", "server_hosts": {"a": left}, "ansible_check_mode": check}
     said = Templar(DataLoader(), variables=values).template(say)
     assert said == f"a was not reached when it was to be {was}. {now}{to_do}"
+
+
+def test_how_a_device_is_reached_is_kept_without_a_secret():
+    own = {
+        "ansible_host": "10.0.0.7", "ansible_user": "pi", "ansible_password": "x", "ansible_become_password": "x",
+        "ansible_ssh_private_key_file": "/me/key", "ansible_ssh_extra_args": "-o ProxyCommand='sshpass -p x ssh jump'",
+        "ansible_ssh_common_args": "-J me@jump", "fl_home": "{{ x }}", "dataset_size": 3,
+    }  # fmt: skip
+    fleet = {"fl_home": "/opt/a", "fl_runtime": "docker", "fl_batch_size": 3}
+    assert server.addresses(["a"], {"a": own, "b": {}}, {"a": fleet, "b": {}}) == {
+        "a": {
+            "ansible_host": "10.0.0.7", "ansible_user": "pi", "ansible_ssh_private_key_file": "/me/key",
+            "ansible_ssh_common_args": "-J me@jump", "fl_home": "/opt/a", "fl_runtime": "docker",
+        }
+    }  # fmt: skip

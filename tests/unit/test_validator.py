@@ -471,15 +471,22 @@ def test_a_host_without_a_record_and_a_fleet_without_one_are_left_to_the_run(tmp
         assert validate(asked, as_deployed=True) == []
 
 
+def test_another_port_for_a_supernode_is_of_account_where_there_is_one(record):
+    assert record({"a": {"fl_node_port": 9201}}, {"a": {"fl_node_port": 9202}}) == []
+    link = {"all": {"fl_link": "superlink"}}
+    [sentence] = record({**link, "a": {"fl_node_port": 9201}}, {**link, "a": {"fl_node_port": 9202}})
+    assert "fl_node_port" in sentence and "is 9202, but 9201 is deployed" in sentence
+
+
 def test_a_change_with_many_values_is_one_sentence(tmp_path):
     def made(first):
-        many = [device(f"d{index}", fl_node_port=first + index) for index in range(9)]
+        many = [device(f"d{index}", fl_threads=first + index) for index in range(9)]
         return fleet(*many, servers=[host("server", fl_home=str(tmp_path))])
 
     (tmp_path / "deployed.json").write_text(json.dumps(deployed.fixed(made(2000))))
     found = validate(made(3000), as_deployed=True)
     assert found == [
-        f"d0, d1, d2 and 6 more: fl_node_port in {FILE}:3 is not what is deployed: run deploy.yml with it first."
+        f"d0, d1, d2 and 6 more: fl_threads in {FILE}:3 is not what is deployed: run deploy.yml with it first."
     ]
 
 

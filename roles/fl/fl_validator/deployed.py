@@ -16,6 +16,7 @@ RUN = {
     "fl_runs", "fl_seed", "fl_strategy", "fl_strategy_args", "fl_wait_clients", "fl_weight", "server_ready_timeout",
     "trainer_ready_timeout",
 }  # fmt: skip
+OF_SUPERLINK = ("fl_node_port",)  # another place in the inventory, another port: of no account where it isn't used
 TASK = ("fl_config", "fl_batch_size", "fl_local_epochs", "fl_learning_rate")
 
 ADVICE = ": run deploy.yml with it first"
@@ -69,8 +70,9 @@ def changed(fleet: Fleet) -> Iterator[Problem]:
     texts: dict[str, dict[str, str]] = {}  # by variable and host
     for host in fleet.hosts:
         now, then = asked[host.name], deployed.get(host.name, asked[host.name])
+        unused = OF_SUPERLINK if now.get("fl_link") != "superlink" else ()
         for name in {**then, **now}:
-            if now.get(name) != then.get(name):
+            if now.get(name) != then.get(name) and name not in unused:
                 value = now.get(name, host.values.get(name))
                 text = "is not given" if value is None else f"is {value!r}"
                 text += f", but {then[name]!r} is deployed" if name in then else ", which is not deployed"

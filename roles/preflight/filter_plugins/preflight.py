@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import sys
@@ -186,7 +187,12 @@ def port(device: Device) -> Finding:
 
 
 def trainer(device: Device) -> Finding:
-    """Judge the trainer, where one was deployed."""
+    """Judge the trainer, where one was deployed, and whether it was from this inventory."""
+    for client in device.facts["clients"]:
+        if client["inventory"] != device.wanted["inventory"]:
+            by = f"{client['inventory']} has deployed to it as {client['name']}, for the server at {client['server']}"
+            return Finding(WARN, "shared", f"is in two inventories: {by}. deploy.yml takes it over from that server: "
+                                           "take it out of one of them")  # fmt: skip
     health = device.facts["trainer"]
     if health is None:
         return Finding(NONE, "-")
@@ -220,6 +226,7 @@ def judge(
         own, variables = hostvars[name], fleet[name]
         wanted = {
             "runtime": variables["fl_runtime"], "groups": own["group_names"],
+            "inventory": f"{own['inventory_dir']} on {platform.node()}",
             "server": f"{variables['fl_server_host']}:{variables['fl_server_port']}", **_login(name, own),
         }  # fmt: skip
         as_root, plain = own["board_answer"], own.get("board_plain", {})
