@@ -26,7 +26,6 @@ all:
       vars: {of_group: group, both: group}
       children:
         near: {hosts: {one: {both: host}}, vars: {of_group: child}}
-    others: {hosts: {two: , three: }}
 """
 
 
@@ -64,17 +63,6 @@ def test_an_inventory_is_had_from_hostvars_with_its_sources_and_what_was_said_on
     assert private.inventory_of(playbook.hostvars) is playbook.inventory
     assert private.sources_of(playbook.inventory) == [str(playbook.folder / "hosts.yml")]
     assert private.extra_vars_of(playbook.hostvars) == {"extra": 1}
-
-
-def test_a_limit_is_widened_and_where_there_is_none_none_is_made(playbook):
-    def hosts(pattern):
-        return [host.name for host in playbook.inventory.get_hosts(pattern)]
-
-    private.widen_limit(playbook.play, ["localhost"])
-    assert hosts("all") == ["two", "three", "one"] and hosts("localhost") == ["localhost"]
-    playbook.inventory.subset("all:!one:!three")
-    private.widen_limit(playbook.play, ["localhost", "three"])
-    assert hosts("all") == ["two", "three"] and hosts("localhost") == ["localhost"]
 
 
 def test_a_variable_in_a_file_is_found_with_its_line(playbook):
