@@ -27,7 +27,7 @@ def after(known: Split | None, devices: str, partition: str = "iid", labels: np.
     """Return the split after a deployment to `devices`, as it is read again by the next one."""
     done = split(labels, "digits", settings(devices, partition, **keys), known)
     read = Split.load(done.dump())
-    read.said = done.said
+    read.changes = done.changes
     return read
 
 
@@ -53,10 +53,10 @@ def check_apart(*splits: Split) -> None:
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_a_device_that_goes_leaves_its_examples_and_the_others_keep_theirs(partition):
     first = after(None, "abcd", partition)
-    assert list(first.devices) == list("abcd") and first.said == [] and not first.gone
+    assert list(first.devices) == list("abcd") and first.changes == [] and not first.gone
     then = after(first, "abd", partition)
     assert list(then.devices) == list("abd") and kept(first, then, "abd") and same(then.gone["c"], first.devices["c"])
-    assert then.said == [f"c went, and leaves {first.devices['c'].size} examples unused"]
+    assert then.changes == [f"c went, and leaves {first.devices['c'].size} examples unused"]
     check_apart(first, then)
 
 
@@ -66,7 +66,7 @@ def test_one_that_comes_back_has_its_own_share_again(partition):
     gone = after(after(first, "abc", partition), "ab", partition)
     assert list(gone.gone) == ["d", "c"]
     back = after(gone, "abd", partition)
-    assert kept(first, back, "abd") and back.said == ["d has its own share again"]
+    assert kept(first, back, "abd") and back.changes == ["d has its own share again"]
     again = after(back, "abcd", partition)
     assert kept(first, again, "abcd") and not again.gone
 
@@ -76,7 +76,7 @@ def test_one_that_is_replaced_hands_its_share_over(partition):
     first = after(None, "abcd", partition)
     then = after(first, "abed", partition)
     assert list(then.devices) == list("abed") and kept(first, then, "abd") and not then.gone
-    assert same(then.devices["e"], first.devices["c"]) and then.said[1:] == ["e takes over the share of c"]
+    assert same(then.devices["e"], first.devices["c"]) and then.changes[1:] == ["e takes over the share of c"]
     # One after the other is the same, and the last to go is the first to be replaced.
     one = after(after(after(first, "abc", partition), "ab", partition), "abe", partition)
     assert same(one.devices["e"], first.devices["c"]) and same(one.gone["d"], first.devices["d"])
@@ -89,7 +89,7 @@ def test_one_that_is_replaced_hands_its_share_over(partition):
 def test_where_nothing_is_left_each_of_the_others_gives_an_equal_part(partition):
     first = after(None, "abc", partition)
     then = after(first, "abcd", partition)
-    assert then.said == [f"each of the others gives d a part of its share, {then.devices['d'].size} examples in all"]
+    assert then.changes == [f"each of the others gives d a part of its share, {then.devices['d'].size} examples in all"]
     for device in "abc":
         for part, before in zip(then.devices[device], first.devices[device], strict=True):
             assert 0 <= len(before) // 4 <= len(before) - len(part) <= len(before) // 4 + 1
@@ -98,7 +98,7 @@ def test_where_nothing_is_left_each_of_the_others_gives_an_equal_part(partition)
         assert len(then.devices["d"][kind]) == sum(len(share[kind]) for share in first.devices.values()) // 4
     twice = after(then, "abcde", partition)
     at_once = after(first, "abcde", partition)
-    assert kept(twice, at_once, "abcde") and len(at_once.said) == 2
+    assert kept(twice, at_once, "abcde") and len(at_once.changes) == 2
     check_apart(first, then, twice)
 
 
@@ -112,7 +112,7 @@ def test_shares_stay_equal_where_they_were():
 def test_some_take_over_and_others_give_only_what_is_lacking(partition):
     first = after(None, "abc", partition)
     then = after(first, "abde", partition)
-    assert [words.split(" ")[0] for words in then.said] == ["c", "d", "each"]
+    assert [words.split(" ")[0] for words in then.changes] == ["c", "d", "each"]
     assert same(
         then.devices["d"],
         Share(*(part[: len(kept)] for part, kept in zip(first.devices["c"], then.devices["d"], strict=True))),
@@ -156,7 +156,7 @@ def test_under_sizes_one_that_comes_gets_what_nobody_had_then_what_is_left():
     assert len(free) == 70
     then = after(first, "abcdeFG", "sizes")
     assert kept(first, then, "abcdeF") and {*np.concatenate(then.devices["G"])} <= free
-    assert [len(part) for part in then.devices["G"]] == [27, 3] and then.said[0].startswith("G gets 30 examples")
+    assert [len(part) for part in then.devices["G"]] == [27, 3] and then.changes[0].startswith("G gets 30 examples")
     more = after(after(then, "abcdeFGH", "sizes"), "cdeFGHIj", "sizes")  # a and b went, with 40; 10 are free
     assert kept(then, more, "cdeFG") and [len(part) for part in more.devices["I"]] == [27, 3]
     assert not {*np.concatenate(more.devices["I"])} & {*np.concatenate(more.devices["j"])}
@@ -215,7 +215,7 @@ def test_the_files_of_those_who_stay_are_the_same_bit_for_bit(tmp_path):
     before = {device: files(tmp_path, device) for device in "abc"}
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards/a").iterdir()}
     then = deploy(tmp_path, "ad")
-    assert then["said"] == [
+    assert then["changes"] == [
         *(f"{device} went, and leaves 479 examples unused" for device in "bc"),
         "d takes over the share of c",
     ]
@@ -225,7 +225,7 @@ def test_the_files_of_those_who_stay_are_the_same_bit_for_bit(tmp_path):
     assert then["manifest"]["split"] == first["manifest"]["split"] == first["manifest"]["fingerprint"]
     assert then["manifest"]["fingerprint"] != first["manifest"]["fingerprint"]
     assert deploy(tmp_path, "ad") == {"changed": False, "manifest": then["manifest"]}
-    assert deploy(tmp_path, "abd")["said"] == ["b has its own share again"] and files(tmp_path, "b") == before["b"]
+    assert deploy(tmp_path, "abd")["changes"] == ["b has its own share again"] and files(tmp_path, "b") == before["b"]
 
 
 def test_a_deployment_to_some_makes_nothing_anew(tmp_path):

@@ -1,7 +1,7 @@
 """`python -m flowerbed.dataset [--check] dataset.json`: make every device's shards, where they are not made yet.
 
-Prints one line, {"changed": ..., "manifest": ...}, with "said", a list of sentences, where devices came or went; or, on
-stderr, one sentence about what is wrong, and exits with 1.
+Prints one line, {"changed": ..., "manifest": ...}, with "changes", a list of sentences, where devices came or went. Or
+it prints one sentence about what is wrong on stderr, and exits with 1.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def make(settings: config.Config, check: bool = False) -> dict:
     from flowerbed.dataset.build import build
 
     shards, manifest, split = build(settings, store.split)
-    said = {"said": split.said} if split.said else {}
-    return {"changed": store.write(shards, manifest, split, check), "manifest": manifest, **said}
+    changes = {"changes": split.changes} if split.changes else {}
+    return {"changed": store.write(shards, manifest, split, check), "manifest": manifest, **changes}
 
 
 def _fail(sentence: str) -> int:

@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
 @dataclass
 class Split:
-    """The shares of devices, and of those that went; `of` says of what, and split how; `said`, what changed last.
+    """The shares of devices, and of those that went; `of` says of what, and split how; `changes`, what changed last.
 
     `first` is the fingerprint of the shards as they were first, which tells one split from another.
     """
@@ -41,7 +41,7 @@ class Split:
     devices: dict[str, Share]
     gone: dict[str, Share] = field(default_factory=dict)  # the first to go is first
     first: str = ""
-    said: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
     def dump(self) -> bytes:
         """Return it as JSON."""
@@ -93,22 +93,22 @@ def _begin(labels: np.ndarray, of: str, config: Config) -> Split:
 def _change(known: Split, have: dict[str, Share], config: Config, total: int) -> Split:
     went = [device for device in known.devices if device not in have]
     gone = known.gone | {device: known.devices[device] for device in went}
-    said = [f"{device} went, and leaves {known.devices[device].size} examples unused" for device in went]
+    changes = [f"{device} went, and leaves {known.devices[device].size} examples unused" for device in went]
     devices = sharing(config, known)
     for device in devices:
         as_large = config.partition != "sizes" or device in gone and gone[device].size == config.sizes[device]
         if device not in have and device in gone and as_large:
             have[device] = gone.pop(device)
-            said.append(f"{device} has its own share again")
+            changes.append(f"{device} has its own share again")
     for device in devices:
         if device in have:
             continue
         if config.partition == "sizes":
             have[device] = _take(device, have, gone, config, total)
-            said.append(f"{device} gets {have[device].size} examples that no other device has")
+            changes.append(f"{device} gets {have[device].size} examples that no other device has")
         elif gone:
             before, have[device] = gone.popitem()
-            said.append(f"{device} takes over the share of {before}")
+            changes.append(f"{device} takes over the share of {before}")
         elif config.only is not None:
             raise DatasetError(
                 f"no share of {config.name} is left for {device}: deploy to all devices, without --limit, and each of "
@@ -116,8 +116,10 @@ def _change(known: Split, have: dict[str, Share], config: Config, total: int) ->
             )
         else:
             have[device] = _collect(device, have)
-            said.append(f"each of the others gives {device} a part of its share, {have[device].size} examples in all")
-    return Split(known.of, {device: have[device] for device in devices}, gone, known.first, said)
+            changes.append(
+                f"each of the others gives {device} a part of its share, {have[device].size} examples in all"
+            )
+    return Split(known.of, {device: have[device] for device in devices}, gone, known.first, changes)
 
 
 def _collect(device: str, have: dict[str, Share]) -> Share:
