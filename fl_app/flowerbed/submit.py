@@ -30,8 +30,8 @@ def main() -> int:
     threading.Thread(target=_watch, args=(os.getppid(), owner, stop), daemon=True).start()
     try:
         run = RunConfig.load(sys.argv[1])
-        if not Path(run.task).is_file():
-            raise RunFailed(f"the task file {run.task} (fl_task) is not there")
+        if not Path(run.task).exists():
+            raise RunFailed(f"the task {run.task} (fl_task) is not there")
         run = dataclasses.replace(run, task_hash=task_hash(run.task))
         print(_link(run.link).do(run, sys.argv[1], stop))
         return 0

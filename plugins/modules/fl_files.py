@@ -70,11 +70,12 @@ PRODUCTS = re.compile(
     r"supervisord\.(pid|sock(\.\d+)?)|(trainer|control)\.sock|superlink\.db(\.new)?(-\w+)?"
     r"|logs/(supervisord|trainer|client|server|superlink|supernode)\.log(\.\d+)?"
     r"|slots/(bell|slot-\d+)"
+    r"|(state|packages|packages\.new)/.*"
     r"|app/(.+/)?__pycache__/[^/]+\.pyc(\.\d+)?"
     r"|shards/((manifest|shares)\.json|\.state\.json|[^/]+/(train|heldout)\.npz|\.(staging|fetched)/.*)"
     r"|flwr/(source|apps/.*)"
 )
-FOLDERS = ("app", "logs", "programs", "slots", "shard", "shards", "flwr")
+FOLDERS = ("app", "logs", "programs", "slots", "state", "packages", "packages.new", "shard", "shards", "flwr")
 # What a Flowerbed that wrote nothing down placed
 EARLIER = re.compile(
     r"(trainer|client|server|deployed)\.json|supervisord\.conf|programs/(trainer|client|server)\.conf"

@@ -95,7 +95,7 @@ def test_the_trainer_trains(board):
     state, _ = trainer.call("initial", b"", config)
     after, metrics = trainer.call("train", state, config)
     before, after = tensors.unpack(state), tensors.unpack(after)
-    assert metrics["examples"] == 40 and math.isfinite(metrics["loss"])
+    assert metrics["examples"] == 40 and math.isfinite(metrics["metrics"]["loss"])
     assert before.keys() == after.keys()
     assert all(np.isfinite(after[name]).all() and not np.array_equal(before[name], after[name]) for name in before)
 

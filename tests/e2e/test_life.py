@@ -2,11 +2,27 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from checkout import AWKWARD, TWO_GROUPS, until
+from packages import wheel
 
 pytestmark = pytest.mark.e2e
+FOLDER_TASK = """
+import os
+from flowerbed_example import WIDTH
+from .lenet import build_model, evaluate, load_data
+from lenet import train as train_lenet
+
+
+def train(model, data, config):
+    path = os.path.join(config["state"], "rounds")
+    with open(path, "a") as file:
+        file.write("x")
+    measured = train_lenet(model, data, config)
+    return dict(measured, rounds_seen=os.path.getsize(path), width=WIDTH)
+"""
 GROUPS, NAME = TWO_GROUPS, AWKWARD
 
 
@@ -54,6 +70,26 @@ def test_a_changed_supervisor_takes_effect_at_once(checkout):
     assert after.keys() == before.keys() and not {*after.values()} & {*before.values()}
     assert not any(checkout.play("deploy").changed.values())
     assert checkout.programs() == after
+
+
+def test_a_task_may_be_a_folder_with_modules_a_state_and_what_it_requires(checkout):
+    folder = checkout.folder / "my task"
+    folder.mkdir()
+    shutil.copy(checkout.folder / "fl_app/task.py", folder / "lenet.py")
+    wheel(folder, "3.0")
+    (folder / "requirements.txt").write_text("flowerbed-example<4\n")
+    (folder / "task.py").write_text(FOLDER_TASK)
+    checkout.set_variables(fl_task="my task", trainer_pip_args=["--no-index", "--find-links", str(folder)])
+    assert all(checkout.play("deploy").changed[device] for device in checkout.devices)
+    assert not any(checkout.play("deploy").changed.values())
+    checkout.run("folder", 2)
+    checkout.play("playbooks/stop")
+    checkout.play("deploy")
+    checkout.run("folder")
+    counts = [event["metrics"]["rounds_seen"] for event in checkout.events("folder", "device") if "metrics" in event]
+    assert counts == [1, 1, 2, 2, 3, 3]
+    checkout.set_variables()
+    checkout.play("deploy")
 
 
 def test_a_run_says_what_it_cannot_change(checkout):

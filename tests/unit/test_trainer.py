@@ -115,7 +115,7 @@ def test_training_learns_and_evaluation_gives_no_tensors(trainer):
         after, metrics = trainer.call("train", after, {**CONFIG, "round": number})
     assert metrics["examples"] == 60 and metrics["peak_memory_bytes"] > 1e7 and metrics["seconds_train"] > 0
     assert tensors.unpack(before).keys() == tensors.unpack(after).keys()
-    losses = [trainer.call("evaluate", state, CONFIG)[1]["loss"] for state in (before, after)]
+    losses = [trainer.call("evaluate", state, CONFIG)[1]["metrics"]["loss"] for state in (before, after)]
     assert losses[1] < losses[0]
     assert trainer.call("evaluate", after, CONFIG)[0] == b""
 
@@ -174,7 +174,7 @@ def test_tensors_of_another_model_are_refused(trainer):
 
 @pytest.mark.parametrize(
     ("behaviour", "sentence"),
-    [("crash", "the sensor is unplugged"), ("quit", "SystemExit"), ("nonsense", "must return a dict with loss")],
+    [("crash", "the sensor is unplugged"), ("quit", "SystemExit"), ("nonsense", "5, which is not a dict of metrics")],
 )
 def test_a_crash_in_the_task_is_told_and_the_trainer_goes_on(trainer, behaviour, sentence):
     with pytest.raises(TrainerError, match=sentence) as caught:

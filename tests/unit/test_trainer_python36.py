@@ -68,5 +68,5 @@ def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
         after, metrics = trainer.call("train", state, task)
         assert metrics["examples"] == 60
         assert tensors.unpack(after).keys() == tensors.unpack(state).keys()
-        losses = [trainer.call("evaluate", each, task)[1]["loss"] for each in (state, after)]
+        losses = [trainer.call("evaluate", each, task)[1]["metrics"]["loss"] for each in (state, after)]
         assert losses[1] < losses[0]

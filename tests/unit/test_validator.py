@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -353,7 +354,7 @@ def test_a_task_in_the_users_home(tmp_path, monkeypatch):
 def test_task_is_missing():
     names = {"fl_task": "nowhere/task.py"}  # relative to the checkout
     (found,) = validate(fleet(device("a", **names), servers=[host("server", **names)]))
-    assert "cannot be read (No such file or directory): give the path of a task file" in found
+    assert "cannot be read (No such file or directory): give the path of a task" in found
 
 
 def test_min_clients():
@@ -564,3 +565,51 @@ def test_a_metric_of_one_s_own_says_whether_more_is_better(variables, right):
 def test_a_list_may_come_from_the_command_line_as_text():
     several = fleet(device("a"), servers=[host("server", fl_show="f1, mae")])
     assert validate(several) == [] and typed_values(several)["server"]["fl_show"] == ["f1", "mae"]
+
+
+def _folder(path, **more):
+    """Make a task's folder, and more files in it: text, bytes in MiB, or a link's target."""
+    path.mkdir()
+    (path / "task.py").write_text("from net import build_model, load_data, train, evaluate\n")
+    (path / "net.py").touch()
+    for name, content in more.items():
+        whole = path / name.replace("__", "/").replace("_py", ".py")
+        whole.parent.mkdir(exist_ok=True)
+        if isinstance(content, int):
+            with open(whole, "wb") as file:
+                file.truncate(content << 20)
+        elif isinstance(content, Path):
+            whole.symlink_to(content)
+        else:
+            whole.write_text(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({}, None),
+        ({".git__big": 100, "__pycache____net": 100, "words": "a b"}, None),
+        ({"data": 2048}, "a folder of 2048 MiB, most of it in {folder}/data: a task, which goes to every device, has"),
+        ({"again": Path(".")}, "in which {folder}/again is a link to a folder, or to nothing: put the folder itself"),
+        ({"nowhere": Path("gone")}, "in which {folder}/nowhere is a link to a folder, or to nothing"),
+        ({"circle": Path("circle")}, "in which {folder}/circle is a link to a folder, or to nothing"),
+        ({"torch_py": ""}, "in which torch would hide the package of that name: call it otherwise"),
+        ({"parts__broken_py": "def f(:\n"}, "is {folder}/parts/broken.py, which is not Python (line 1): correct it"),
+        ({"task_py": "from net import train"}, "is {folder}/task.py, which lacks build_model, load_data and evaluate"),
+    ],
+)
+def test_a_task_may_be_a_folder_that_can_be_sent(tmp_path, more, sentence):
+    folder = _folder(tmp_path / "task", **more)
+    found = validate(fleet(device("a", fl_task=str(folder)), servers=[host("server", fl_task=str(folder))]))
+    assert len(found) == (sentence is not None), found
+    assert all(sentence.format(folder=folder) in each for each in found), found
+
+
+def test_a_task_s_folder_has_a_bound_on_its_files_and_they_are_files(tmp_path):
+    many = _folder(tmp_path / "many", **{f"file-{number}": "" for number in range(1000)})
+    pipe = _folder(tmp_path / "pipe")
+    os.mkfifo(pipe / "fifo")
+    for folder, sentence in ((many, "a folder of more than 1000 files"), (pipe, "/fifo is no regular file: remove it")):
+        [found] = validate(fleet(device("a", fl_task=str(folder)), servers=[host("server", fl_task=str(folder))]))
+        assert sentence in found

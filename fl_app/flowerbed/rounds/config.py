@@ -94,18 +94,18 @@ class RunConfig:
         except (OSError, ValueError, RunFailed) as error:
             raise RunFailed(f"{path} cannot be used as a run's configuration: {error}") from None
 
-    def task_config(self, round_number: int) -> dict[str, Any]:
-        """Return what a device receives in round `round_number`: the user's values and what the data set tells."""
+    def task_config(self, round_number: int, last: int) -> dict[str, Any]:
+        """Return what a device receives in a round, of which `last` is the run's last: the user's values, and ours."""
         shape, classes = self.dataset.get("shape"), self.dataset.get("classes")
         known: dict[str, Any] = {"channels": shape[-1]} if shape else {}
         if classes:
             known["classes"] = len(classes)
-        known |= {**self.config, "seed": self.seed, "round": round_number, "task_hash": self.task_hash}
-        known["experiment_id"] = self.experiment_id
+        known |= {**self.config, "seed": self.seed, "round": round_number, "rounds": last}
+        known |= {"experiment": self.experiment, "experiment_id": self.experiment_id, "task_hash": self.task_hash}
         return {**known, "fingerprints": self.fingerprints} if self.fingerprints else known
 
-    def server_config(self, round_number: int) -> dict[str, Any]:
+    def server_config(self, round_number: int, last: int) -> dict[str, Any]:
         """Return what the server's own trainer receives."""
-        config = self.task_config(round_number)
+        config = self.task_config(round_number, last)
         fingerprints = config.pop("fingerprints", None)
         return {**config, "fingerprint": fingerprints[SERVER]} if fingerprints else config

@@ -74,7 +74,7 @@ class _Run:
         self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
         self.left_out: dict[str, str] = {}  # why, as it was said last
         self.needed, self.why = max(1, run.min_clients), f"fl_min_clients is {run.min_clients}"  # devices of a round
-        self.round = 0
+        self.round = self.last = 0
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
         self.doubted: set[tuple[str, str]] = set()
@@ -97,6 +97,7 @@ class _Run:
         if dropped := aggregation.recall(checkpoint.memory, checkpoint.memory_rest, self.state):
             self._problem(None, dropped)
         first, last = self.round + 1, self.round + self.run.rounds
+        self.last = last
         self.experiment.events.record({
             "event": "run-started", "first_round": first, "last_round": last, "link": self.run.link,
             "strategy": self.run.strategy, "devices": len(self.run.devices), "initial": self.run.initial,
@@ -133,7 +134,7 @@ class _Run:
     def _initial(self) -> tuple[State, set[str]]:
         """Return the tensors of a new model, and the names of those that are not learnt."""
         try:
-            packed, about, self.has_test = self.evaluator.initial(self.run.server_config(0))
+            packed, about, self.has_test = self.evaluator.initial(self.run.server_config(0, self.run.rounds))
         except TrainerError as error:
             self._log_trace("server", error.trace)
             raise RunFailed(f"the server's trainer made no model: {error}") from None
@@ -341,7 +342,7 @@ class _Run:
     ) -> dict[str, State]:
         """Have the chosen devices train; return the usable updates, by device in the run's order."""
         packed = tensors.pack(self.state)
-        content = make_content(packed, {**self.run.task_config(number), **extra})
+        content = make_content(packed, {**self.run.task_config(number, self.last), **extra})
         updates: dict[str, State] = {}
         unsound = []
         with contextlib.closing(self.fleet.exchange(chosen, "train", content, self.run.round_timeout)) as arriving:
@@ -431,10 +432,10 @@ class _Run:
         A device gets the configuration with which it trained, `extra` included, and so keeps its model.
         """
         packed = tensors.pack(self.state)
-        config = self.run.task_config(number)
+        config = self.run.task_config(number, self.last)
         test = None
         if self.has_test:
-            test = self.evaluator.begin(packed, self.run.server_config(number), self.run.round_timeout)
+            test = self.evaluator.begin(packed, self.run.server_config(number, self.last), self.run.round_timeout)
         for device in clients:
             if not self.fleet.ready(device):
                 self._problem(device, f"{device} is still loading: round {number} is evaluated without it", number)

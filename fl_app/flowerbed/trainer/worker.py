@@ -15,15 +15,16 @@ from .. import tensors
 from ..dataset import DatasetError, DatasetWarning, shards
 from ..metrics import MetricError, checked
 from ..words import clean
-from . import compiler, processors, state
+from . import compiler, keep, processors, requirements, state
 from . import task as tasks
 from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
 from .state import Refused
+from .surroundings import Surroundings, set_torch
 
 RETRY_SECONDS = 2
 # What may change from one call to the next; whatever else does begins anew, see `_begin`.
-_PASSING = ("seed", "round", "task_hash", "fingerprint")
+_PASSING = ("round", "rounds", "task_hash", "fingerprint")
 
 
 class Worker:
@@ -31,7 +32,8 @@ class Worker:
 
     `config` is the content of trainer.json: name, task (path), data (folder), whether that is a shard, made by a
     deployment, how much of it (MiB) may be in memory, threads (0: as many as there are processors, or 1 where trainers
-    take turns), slots (see Slots), and the options that `load_data` receives.
+    take turns), slots (see Slots), image (where it runs in one), the options that the task receives besides a run's
+    configuration, and config, a JSON file with what it receives before there is a run.
     """
 
     def __init__(self, config):
@@ -40,7 +42,7 @@ class Worker:
         self.ready = False
         self.problem = None
         self._begun = self._tried = 0.0  # the last warm-up: its begin and its end, on a clock that nobody sets
-        task_hash = tasks.task_hash(config["task"]) if os.path.isfile(config["task"]) else None
+        task_hash = tasks.task_hash(config["task"]) if os.path.exists(config["task"]) else None
         self.facts = {"task_hash": task_hash, "fingerprint": None, "warnings": []}
         self.train_data = self.heldout_data = None
         shared = bool(config.get("slots"))
@@ -48,7 +50,9 @@ class Worker:
         self.slots = Slots(config.get("slots"), self.threads)
         self._torch = self._task = self._device = self._model = None
         self._served = None  # the configuration of the calls since the last warm-up
+        self._state = None  # the folder for what the task keeps
         self._interrupted = False
+        self._surroundings = Surroundings()
 
     def try_again(self):
         """Return whether it is time to warm up anew: what was wrong may have been put right since."""
@@ -60,35 +64,42 @@ class Worker:
         self.problem = None
         return True
 
-    def warm_up(self):
-        """Import torch, and the task and its data anew. On failure `problem` says why, and the trainer stays up."""
+    def warm_up(self, told=None):
+        """Import torch, and the task and its data anew. On failure `problem` says why, and the trainer stays up.
+
+        `told` is what the task receives; without it, what a deployment knows.
+        """
         try:  # from the first line on: whatever it interrupts, a cancelled warm-up is done again
             self._begun = time.monotonic()
             self._tried = float("inf")  # until it has been
             self.ready = False
             self._task = self._model = self._served = self.train_data = self.heldout_data = None
             gc.collect()  # no room for the data twice; a module is a cycle
+            self._surroundings.restore()
+            requirements.use()
             # CUDA reads it when it starts; without it, a task that asks torch for deterministic algorithms is refused.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             import torch
 
             self._torch = torch
             compiler.stand_in()
-            self._set_torch()
+            set_torch(torch, self.threads)
             self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self._seed({})  # whatever a task draws to split or shuffle its data, it draws again
+            told = told or self._told(dict(self._deployed(), experiment="", round=0, rounds=0))
+            self._seed(dict(told, round=0))  # whatever a task draws to split or shuffle its data, it draws again
+            self._check_requirements()
             self._task = tasks.load(self.config["task"])
             if self.config.get("shard"):  # a user's own data may be of any size, and nothing is compared with it
                 self.facts["fingerprint"] = shards.fingerprint(self.config["data"])
             if self.config["data"]:  # a server may have no test set
-                self.train_data, self.heldout_data = self._load_data()
+                self.train_data, self.heldout_data = self._load_data(told)
             self.facts.update(torch=torch.__version__, device=str(self._device), classes=_classes(self.train_data))
             self.ready = True
         except ImportError as error:
             self.problem = "torch cannot be imported: %s" % error if self._torch is None else str(error)
         except DatasetError as error:
             self.problem = "%s: run deploy.yml again" % error if self.config.get("shard") else str(error)
-        except (tasks.TaskError, OSError, ValueError) as error:
+        except (Refused, OSError, ValueError) as error:
             self.problem = str(error)
         except MemoryError:
             self.problem = "there is not enough memory to load the data: use less data, or a smaller image size"
@@ -98,16 +109,6 @@ class Worker:
             self._interrupted = True
             raise
         self._tried = time.monotonic()
-
-    def _set_torch(self):
-        """Set what a task may have set for all of torch; on a GPU the same seed gives the same bits only like this."""
-        torch = self._torch
-        torch.set_num_threads(self.threads)
-        torch.set_default_dtype(torch.float32)
-        torch.set_grad_enabled(True)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        if hasattr(torch, "use_deterministic_algorithms"):  # since torch 1.8
-            torch.use_deterministic_algorithms(False)
 
     def health(self, busy):
         """Return what the trainer is and has, as a dict for JSON."""
@@ -120,7 +121,7 @@ class Worker:
 
     def initial(self, body, config):
         """Return a new model's tensors, made from `config["seed"]`; the metrics name those not learnt, and the tied."""
-        self._begin(config)
+        config = self._begin(config)
         self._seed(config)
         self._model = None
         model = self._prepare_model(config)
@@ -134,7 +135,7 @@ class Worker:
 
         Of these, `tried` is as in `health`: by it one trainer is told from the next on its socket.
         """
-        self._begin(config)
+        config = self._begin(config)
         examples = _examples(self.train_data)
         if not examples:
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
@@ -156,7 +157,7 @@ class Worker:
 
     def evaluate(self, body, config):
         """Evaluate the tensors in `body` on the held-out data; return no tensors, and metrics."""
-        self._begin(config)
+        config = self._begin(config)
         examples = _examples(self.heldout_data)
         if not examples:
             raise Refused("%s has no held-out examples in %s" % (self.name, self.config["data"]))
@@ -181,27 +182,58 @@ class Worker:
                           % (self.name, self.facts["fingerprint"], config["fingerprint"]))  # fmt: skip
 
     def _begin(self, config):
-        """Give another experiment, or configuration, a module as if freshly imported, with data and model of its own.
+        """Return what the task receives with a call; a module as if freshly imported has another experiment, or config.
 
-        For a module may hold what belongs to its last model, such as an optimiser.
+        For a module may hold what belongs to its last model, such as an optimiser. With it come data and a model of its
+        own: what was read at a deployment was read without a run's configuration.
         """
         wanted = {key: value for key, value in config.items() if key not in _PASSING}
-        if not self.ready or self._served not in (None, wanted):
-            if os.path.isfile(self.config["task"]) and tasks.task_hash(self.config["task"]) != self.facts["task_hash"]:
-                raise Refused("the code of %s has changed since its trainer started: run deploy.yml" % self.name)
-            told = dict(self.facts)
-            self.warm_up()
-            self.check(config)
-            if self.facts["classes"] != told.get("classes", self.facts["classes"]):
-                raise Refused("the data of %s has other classes than it told, %s: run again, so that they are compared"
-                              % (self.name, clean(self.facts["classes"], 80)))  # fmt: skip
+        if self.ready and self._served == wanted:
+            return self._told(config, self._state)
+        told = self._told(config)
+        if os.path.exists(self.config["task"]) and tasks.task_hash(self.config["task"]) != self.facts["task_hash"]:
+            raise Refused("the code of %s has changed since its trainer started: run deploy.yml" % self.name)
+        before = dict(self.facts)
+        self.warm_up(told)
+        self.check(config)
+        if self.facts["classes"] != before.get("classes", self.facts["classes"]):
+            raise Refused("the data of %s has other classes than it told, %s: run again, so that they are compared"
+                          % (self.name, clean(self.facts["classes"], 80)))  # fmt: skip
         self._served = wanted
+        return told
 
-    def _load_data(self):
+    def _deployed(self):
+        path = self.config.get("config")
+        if not path:
+            return {}
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
+    def _check_requirements(self):
+        path, image = os.path.join(self.config["task"], requirements.FILE), self.config.get("image")
+        lacking = requirements.lacking(path) if os.path.isfile(path) else []
+        if lacking and image:
+            raise Refused("the task needs %s (%s), which the image %s has not: build one with it, as docs/tasks.md "
+                          "shows, and set trainer_image" % (", ".join(lacking), requirements.FILE, image))  # fmt: skip
+        if lacking:
+            raise Refused("the task needs %s (%s), which this Python has not: run deploy.yml, which installs it"
+                          % (", ".join(lacking), requirements.FILE))  # fmt: skip
+
+    def _told(self, config, folder=None):
+        """Return what the task's functions receive: `config`, who this is, and the folder for what is to last."""
+        try:
+            self._state = folder or keep.folder(config.get("experiment_id") or "")
+        except (OSError, ValueError) as error:
+            raise Refused("%s cannot keep a task's state in %s (%s): make room there, or give access"
+                          % (self.name, os.path.abspath(keep.FOLDER), getattr(error, "strerror", None) or error)
+                          ) from None  # fmt: skip
+        return dict(self.config.get("options", {}), **dict(config, device=self.name, state=self._state))
+
+    def _load_data(self, told):
         shards.limit = self.config.get("limit", shards.limit)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DatasetWarning)
-            data = self._task.load_data(self.config["data"], self.config.get("options", {}))
+            data = self._task.load_data(self.config["data"], dict(told))
         self.facts["warnings"] = [str(each.message) for each in caught if each.category is DatasetWarning]
         for each in caught:
             if each.category is not DatasetWarning:

@@ -10,6 +10,9 @@ from .report import listed, shown
 from .values import whole
 
 TASK_NAMES = ("build_model", "load_data", "train", "evaluate")
+UNSENT = (".", "__pycache__")  # the beginnings of names in a task's folder that are not sent
+MOST_FILES, MOST_MIB = 1000, 64  # of a task's folder
+HIDDEN = {"flowerbed", "torch", "numpy"}
 EXPERIMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -29,29 +32,72 @@ def _defined(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def task(fleet: Fleet) -> Iterator[Problem]:
-    """The task file is there, is Python, and has the four names."""
+    """The task is there, is Python, and has the four names; a folder is one that can be sent."""
     verdicts: dict[str, str | None] = {}
     for host in fleet.hosts:
         path = str(host.values.get("fl_task") or "")
         if path and path not in verdicts:
-            verdicts[path] = _task_problem(os.path.join(fleet.checkout, os.path.expanduser(path)))
+            whole = os.path.join(fleet.checkout, os.path.expanduser(path))
+            problem = _folder_problem(whole) if os.path.isdir(whole) else None
+            verdicts[path] = problem or _task_problem(whole)
         if path and (text := verdicts[path]):
             yield Problem(host.name, "fl_task", text)
 
 
-def _task_problem(path: str) -> str | None:
+def _folder_problem(path: str) -> str | None:
+    sizes: dict[str, int] = {}
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(UNSENT)]
+        for name in folders + [name for name in names if not name.startswith(UNSENT)]:
+            whole = os.path.join(folder, name)
+            if os.path.islink(whole) and not os.path.isfile(whole):
+                return (
+                    f"is {shown(path)}, in which {shown(whole)} is a link to a folder, or to nothing: put the folder "
+                    "itself there"
+                )
+            if name in names:
+                if not os.path.isfile(whole):
+                    return f"is {shown(path)}, in which {shown(whole)} is no regular file: remove it"
+                sizes[whole] = os.path.getsize(whole)
+        if len(sizes) > MOST_FILES:
+            return f"is {shown(path)}, a folder of more than {MOST_FILES} files: give the folder of the task alone"
+    if sum(sizes.values()) > MOST_MIB << 20:
+        largest = max(sizes, key=sizes.__getitem__)
+        return (
+            f"is {shown(path)}, a folder of {sum(sizes.values()) >> 20} MiB, most of it in {shown(largest)}: a task, "
+            f"which goes to every device, has at most {MOST_MIB} MiB. Data belongs in dataset_path or "
+            "dataset_device_path"
+        )
+    if hiding := sorted({os.path.splitext(name)[0] for name in os.listdir(path)} & HIDDEN):
+        return f"is {shown(path)}, in which {hiding[0]} would hide the package of that name: call it otherwise"
+    for whole in sorted(name for name in sizes if name.endswith(".py")):
+        if text := _syntax_problem(whole):
+            return text
+    return None
+
+
+def _syntax_problem(path: str) -> str | None:
     try:
         with open(path, "rb") as file:
-            names = set(_defined(ast.parse(file.read()).body))
+            ast.parse(file.read())
     except OSError as error:
-        return f"is {shown(path)}, which cannot be read ({error.strerror}): give the path of a task file"
+        return f"is {shown(path)}, which cannot be read ({error.strerror}): give the path of a task"
     except (SyntaxError, ValueError) as error:
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
         return f"is {shown(path)}, which is not Python{line}: correct it"
+    return None
+
+
+def _task_problem(path: str) -> str | None:
+    main = os.path.join(path, "task.py") if os.path.isdir(path) else path
+    if text := _syntax_problem(main):
+        return text
+    with open(main, "rb") as file:
+        names = set(_defined(ast.parse(file.read()).body))
     missing = [name for name in TASK_NAMES if name not in names]
     if missing and "*" not in names:
         needed = listed(TASK_NAMES, limit=4)
-        return f"is {shown(path)}, which lacks {listed(missing, limit=4)}: a task has the functions {needed}"
+        return f"is {shown(main)}, which lacks {listed(missing, limit=4)}: a task has the functions {needed}"
     return None
 
 
