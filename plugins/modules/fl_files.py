@@ -277,6 +277,8 @@ def absent(home, owns, downloads, keep, check):
     if check:
         return downloads + files, {}
     removed = clear(root, downloads) + clear(home, files)
+    for top in ("state", "packages"):  # programs make folders there that may be empty
+        remove_folders(folder for folder, _, _ in os.walk(os.path.join(home, top), topdown=False))
     with alone(root):
         keep = [path for path in keep if record and os.path.exists(os.path.join(home, path))]
         if keep:

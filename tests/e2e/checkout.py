@@ -190,8 +190,10 @@ class Checkout:
             host = supervisors.get(_parent(pid))
             if host:
                 kinds = {"trainer": "trainer", "client": "client|supernode", "server": "server|superlink"}
-                kind = next(kind for kind, marks in kinds.items() if re.search(rf"flower(bed\.|-)({marks})", command))
-                found[host, kind] = pid
+                for kind, marks in kinds.items():  # none, of a supervisor's child that is about to become one
+                    if re.search(rf"flower(bed\.|-)({marks})", command):
+                        found[host, kind] = pid
+                        break
         return found
 
     def kill(self, host: str, program: str) -> None:

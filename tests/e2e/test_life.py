@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from checkout import AWKWARD, TWO_GROUPS, until
+
 from packages import wheel
 
 pytestmark = pytest.mark.e2e
@@ -80,7 +81,8 @@ def test_a_task_may_be_a_folder_with_modules_a_state_and_what_it_requires(checko
     (folder / "requirements.txt").write_text("flowerbed-example<4\n")
     (folder / "task.py").write_text(FOLDER_TASK)
     checkout.set_variables(fl_task="my task", trainer_pip_args=["--no-index", "--find-links", str(folder)])
-    assert all(checkout.play("deploy").changed[device] for device in checkout.devices)
+    changed = checkout.play("deploy").changed
+    assert all(changed[device] for device in checkout.devices)
     assert not any(checkout.play("deploy").changed.values())
     checkout.run("folder", 2)
     checkout.play("playbooks/stop")

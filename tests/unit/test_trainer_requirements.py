@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from packages import wheel
 
 from flowerbed.trainer import requirements
 from flowerbed.trainer.worker import Worker
+from packages import wheel
 
 TASK = """
 import torch

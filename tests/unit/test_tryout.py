@@ -84,6 +84,21 @@ def test_an_npz_file_is_a_device_s_own_data_of_which_the_server_knows_nothing(tr
     assert "Trained on 45 examples" in said and "on 5 examples that are held out" in said and "test set" not in said
 
 
+def test_a_task_may_be_a_folder_whose_load_data_has_a_configuration_of_its_own(tryout, tmp_path):
+    folder = tmp_path / "task"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "lenet.py").write_text(fleet.TASK.read_text())
+    (folder / "task.py").write_text(
+        "from .lenet import build_model, evaluate, load_data as load, train\n"
+        "def load_data(folder, config):\n"
+        "    assert config['window'] == 5 and config['classes'] == 10, config\n"
+        "    return load(folder, config)\n"
+    )
+    assert tryout(folder, "digits")[0] == 1
+    status, said, problems = tryout(folder, "digits", "--config", "window=5")
+    assert (status, problems) == (0, "") and said.startswith(f"A fleet takes {folder}.")
+
+
 REGRESSION = """
 from torch.nn.functional import mse_loss
 
@@ -227,7 +242,7 @@ def test_a_model_that_another_run_would_not_make_is_noted(tryout, tmp_path, code
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere.py"], "A fleet would not take nowhere.py: there is no such file"),
+        (["nowhere.py"], "A fleet would not take nowhere.py: there is no such file or folder"),
         ([fleet.TASK, "cifar10"], "dataset_path is empty: say where cifar10 lies"),
         ([fleet.TASK, "nowhere"], "nowhere does not exist: put the images there, or correct dataset_path"),
         ([fleet.TASK, "nowhere.npz"], "nowhere.npz cannot be read: No such file or directory"),

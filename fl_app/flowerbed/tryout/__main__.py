@@ -61,7 +61,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m flowerbed.tryout", description="Try a task without a fleet.")
-    parser.add_argument("task", metavar="TASK", help="the task's file, as fl_task names it")
+    parser.add_argument("task", metavar="TASK", help="the task's file or folder, as fl_task names it")
     parser.add_argument(
         "data", metavar="DATA", nargs="?", default="digits",
         help="class folders, a file of arrays or columns, a dataset_name, or NAME:PATH of both, such as "
@@ -78,15 +78,15 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 def _try(arguments: argparse.Namespace, folder: Path) -> list[str]:
     """Return what came of it, in lines. Raises Refused and the like, with a sentence."""
     task = Path(arguments.task).expanduser().resolve()
-    if not task.is_file():
-        raise Refused("there is no such file")
+    if not task.exists():
+        raise Refused("there is no such file or folder")
     config = DEFAULTS | {name: _value(text) for name, _, text in (pair.partition("=") for pair in arguments.config)}
     batch = config["batch_size"] if isinstance(config["batch_size"], int) else DEFAULTS["batch_size"]
     data = place(arguments.data, folder, max(BATCHES * batch, 1), arguments.image_size)
     os.chdir(folder)  # paths in sentences are short
-    with trainers(folder, task, data):
+    tried = Trial(task, config, data)
+    with trainers(folder, task, data, tried.run_config("deployment").task_config(0, 0)):
         about = {host: _ready(host) for host in (SERVER, DEVICE)}
-        tried = Trial(task, config, data)
         tried.run("resumed")
         tried.run("whole", rounds=2)
         tried.run("resumed")  # with the task's module as if freshly imported, for the other experiment has had it since
@@ -117,14 +117,17 @@ class Trial:
         self._task = str(task)
         self._grid = Device(f"{DEVICE}/{SOCKET}")
 
-    def run(self, experiment: str, rounds: int = 1) -> None:
-        """Do rounds of an experiment. Raises Refused if a fleet would have gone on without something."""
-        run = RunConfig(
+    def run_config(self, experiment: str, rounds: int = 1) -> RunConfig:
+        """Return what a fleet's server would be asked for."""
+        return RunConfig(
             experiment, experiment, rounds, "stream", self._task, f"{SERVER}/{SOCKET}", {DEVICE: "examples"},
             self._config, own_data=[DEVICE] if self._data.own else [], dataset=self._data.manifest,
             task_hash=task_hash(self._task), round_timeout=ROUND_SECONDS,
         )  # fmt: skip
-        run_rounds(self._grid, run, threading.Event())
+
+    def run(self, experiment: str, rounds: int = 1) -> None:
+        """Do rounds of an experiment. Raises Refused if a fleet would have gone on without something."""
+        run_rounds(self._grid, self.run_config(experiment, rounds), threading.Event())
         if self._events(experiment, "problem"):
             raise Refused("it would go on without what the lines above name")
 

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Message
 
@@ -17,6 +18,7 @@ from .. import flower_private
 from ..link.answers import ClientConfig, handle, query
 from ..link.content import QUERY, make_content, read_content
 from ..parts import split
+from ..trainer.task import files
 from ..trainer_socket import LOG, TrainerSocket
 from .data import DEVICE, Data
 
@@ -27,7 +29,7 @@ AGAIN_SECONDS = 1
 
 
 @contextlib.contextmanager
-def trainers(folder: Path, task: Path, data: Data) -> Iterator[None]:
+def trainers(folder: Path, task: Path, data: Data, config: dict[str, Any]) -> Iterator[None]:
     """Run a trainer in the folder of each host, with the environment and the files that a deployment gives it."""
     running = []
     try:
@@ -36,8 +38,14 @@ def trainers(folder: Path, task: Path, data: Data) -> Iterator[None]:
             (home / "logs").mkdir(parents=True)
             (home / "app").mkdir()
             (home / "app" / "flowerbed").symlink_to(PACKAGE)
-            shutil.copyfile(task, home / "app" / "task.py")
-            trainer = {"name": host, "socket": SOCKET, "task": "app/task.py", "data": path, "shard": not data.own}
+            placed = home / "app" / ("task" if task.is_dir() else "task.py")
+            for name, source in files(str(task)):
+                target = placed / name if task.is_dir() else placed
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            trainer = {"name": host, "socket": SOCKET, "task": str(placed.relative_to(home)), "data": path,
+                       "shard": not data.own, "config": "task.json"}  # fmt: skip
+            (home / "task.json").write_text(json.dumps(config))
             (home / "trainer.json").write_text(json.dumps(trainer))
             running.append(Supervised(home))
         yield
