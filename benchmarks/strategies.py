@@ -72,14 +72,14 @@ class Fleet:
             sys.exit(f"{name}: {worker.problem}")
         return worker
 
-    def rounds(self, name: str, arguments: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-        """Train; yield what the test set says of the global model of each round."""
+    def train(self, name: str, arguments: dict[str, Any], shown: list[int]) -> Iterator[dict[str, float]]:
+        """Train up to the last of the rounds `shown`; yield what the test set says of the global model after each."""
         server = self.workers["server"]
         packed, about = server.initial(b"", {**self.config, "round": 0})
         state = tensors.unpack(packed)
         aggregation = Aggregation(name, arguments, set(json.loads(about["buffers"])))
         places = list(range(len(self.devices)))
-        for number in range(1, count + 1):
+        for number in range(1, max(shown) + 1):
             chosen, extra = aggregation.choose("train", number, state, places, self.config["seed"])
             config = {**self.config, "round": number, **extra}
             packed = tensors.pack(state)
@@ -91,7 +91,8 @@ class Fleet:
                 for name, (update, metrics) in answers.items()
             }
             state = aggregation.aggregate(number, state, updates)
-            yield _scores(server.evaluate(tensors.pack(state), {**self.config, "round": number})[1])
+            if number in shown:
+                yield _scores(server.evaluate(tensors.pack(state), {**self.config, "round": number})[1])
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help='one strategy, as in FedAdam={"eta": 0.1}')
     options = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    shown = [int(number) for number in options.rounds.split(",")]
+    shown = sorted(int(number) for number in options.rounds.split(","))
     devices = [f"d{index}" for index in range(options.devices)]
     name, _, given = options.only.partition("=")
     rows = [(name, json.loads(given or "{}"))] if options.only else [*STRATEGIES, *FLOWERS]
@@ -120,12 +121,12 @@ def main() -> None:
         print("|---|---|" + "---|" * len(shown))
         for name, arguments in rows:
             try:
-                scores = list(fleet.rounds(name, arguments, max(shown)))
+                scores = fleet.train(name, arguments, shown)
                 cells = [f"{100 * each['accuracy']:.1f} %, {each['loss']:.2f}" for each in scores]
             except RunFailed as error:
                 sys.exit(str(error))
             told = ", ".join(f"{key}: {value}" for key, value in arguments.items())
-            print(f"| {name} | `{{{told}}}` |", " | ".join(cells[number - 1] for number in shown), "|", flush=True)
+            print(f"| {name} | `{{{told}}}` |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":
