@@ -8,6 +8,7 @@ Prints a table for docs/training.md: after some rounds, the accuracy and the los
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from flowerbed.rounds.config import RunFailed
 from flowerbed.rounds.strategy import Aggregation
 from flowerbed.trainer.worker import Worker
 
-TASK = Path(__file__).parents[1] / "fl_app/task.py"
+TASK = Path(__file__).resolve().parents[1] / "fl_app/task.py"
 LOCAL = {"batch_size": 32, "local_epochs": 1, "learning_rate": 0.001}  # the defaults of fl_batch_size and the like
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [
     ("FedAvg", {}),
@@ -43,9 +44,9 @@ STRATEGIES: list[tuple[str, dict[str, Any]]] = [
 FLOWERS = [("FedAdam", {"eta": 0.1}), ("FedAdagrad", {"eta": 0.1})]  # as by Flower's defaults
 
 
-def split(folder: Path, devices: list[str], data: str, size: int, seed: int) -> dict[str, Any]:
+def split(folder: Path, devices: list[str], data: str | None, size: int, seed: int) -> dict[str, Any]:
     """Split a data set among devices, as a deployment does; return what is told of it."""
-    about = {"name": "folder", "path": str(Path(data).resolve()), "partition": "sizes"} if data else {"name": "digits"}
+    about = {"name": "folder", "path": data, "partition": "sizes"} if data else {"name": "digits"}
     about |= {"sizes": dict.fromkeys(devices, size)} if data else {}
     config = folder / "dataset.json"
     config.write_text(json.dumps({**about, "devices": devices, "output": str(folder / "shards"), "seed": seed}))
@@ -104,7 +105,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", default="3,20", help="after which rounds the test set is asked")
     parser.add_argument("--devices", type=int, default=10)
-    parser.add_argument("--data", default="", help="a folder or a zip of class folders; else scikit-learn's digits")
+    parser.add_argument(
+        "--data",
+        type=os.path.abspath,
+        help="a folder or a zip of class folders; else scikit-learn's digits",
+    )
     parser.add_argument("--size", type=int, default=500, help="how many examples of --data a device gets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help='one strategy, as in FedAdam={"eta": 0.1}')
@@ -115,6 +120,7 @@ def main() -> None:
     name, _, given = options.only.partition("=")
     rows = [(name, json.loads(given or "{}"))] if options.only else [*STRATEGIES, *FLOWERS]
     with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # where trainers keep what is a task's
         manifest = split(Path(folder), devices, options.data, options.size, options.seed)
         fleet = Fleet(Path(folder), devices, manifest, options.seed)
         print("| strategy | arguments |", " | ".join(f"{number} rounds" for number in shown), "|")
