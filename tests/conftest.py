@@ -15,9 +15,10 @@ OTHERS = "all other files"
 # The order of files: the one that makes the images of boards, which the others with boards wait for; then the longest
 # first, so that the short ones fill the end.
 ORDER = [
-    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "rounds/test_survival.py",
-    "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rounds/test_rounds.py", "rehearsal/test_molecule.py",
-    "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py", "unit/test_tryout.py", OTHERS,
+    "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_changes.py",
+    "rounds/test_survival.py", "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rounds/test_rounds.py",
+    "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py",
+    "unit/test_tryout.py", OTHERS,
 ]  # fmt: skip
 
 

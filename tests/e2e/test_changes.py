@@ -1,5 +1,7 @@
 """A fleet that changes under an experiment: boards go, come, and come back."""
 
+import shutil
+
 import pytest
 from checkout import BIN, TWO_GROUPS, Checkout, Playing
 from checkout import GROUPS as ALL
@@ -62,6 +64,16 @@ def test_one_that_comes_is_deployed_alone_and_what_went_is_named_until_it_is_sto
     assert len(programs_of(checkout, TWO)) == 2
     assert f"{TWO} is no longer in the inventory. It is stopped now." in checkout.play("deploy").words
     assert not programs_of(checkout, TWO) and named not in checkout.run("changing").words
+
+
+def test_one_on_a_fresh_card_has_the_same_share_and_the_experiment_does_not_notice(checkout):
+    before, known = shares(checkout), events(checkout)
+    checkout.play("playbooks/stop", "--limit", f"localhost,{FOUR}")
+    shutil.rmtree(checkout.home(FOUR))
+    checkout.play("deploy", "--limit", FOUR)
+    assert shares(checkout) == before
+    checkout.run("changing")
+    assert answered(checkout)[-1] == 2 and events(checkout) == known
 
 
 def test_what_somebody_else_has_deployed_meanwhile_is_left_alone(checkout):
