@@ -222,6 +222,13 @@ def test_a_board_that_leaves_the_inventory_is_stopped_and_the_experiment_goes_on
         hosts.write_text(original)
 
 
+def test_a_board_in_two_inventories_is_said(lab):
+    file = "/opt/flowerbed/rpi-1/client.json"
+    lab.boards.root("rpi-1", f'sed -i \'s,"inventory": ",&/elsewhere,\' {file}')
+    words, _ = lab.play("playbooks/preflight")
+    assert "rpi-1 is in two inventories: /elsewhere" in words and words.count("in two inventories") == 1, words
+
+
 def test_a_board_that_joins_takes_part_and_the_other_link_gives_the_same_model(lab):
     lab.play("deploy", fl_link="superlink")
     lab.play("run_round", rounds=2, experiment="on-superlink", fl_link="superlink")
