@@ -1,5 +1,6 @@
 """A fleet that changes under an experiment: boards go, come, and come back."""
 
+import json
 import shutil
 
 import pytest
@@ -74,6 +75,23 @@ def test_one_on_a_fresh_card_has_the_same_share_and_the_experiment_does_not_noti
     assert shares(checkout) == before
     checkout.run("changing")
     assert answered(checkout)[-1] == 2 and events(checkout) == known
+
+
+def test_one_that_cannot_be_reached_is_named_until_it_is(checkout):
+    file = checkout.home("server") / "addresses.json"
+    known = file.read_text()
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
+    addresses = json.loads(known)
+    file.write_text(json.dumps({**addresses, FOUR: {**addresses[FOUR], **away}}))
+    checkout.set_hosts({"rpi": "rpi-1"})
+    words = checkout.play("deploy").words
+    assert f"{FOUR} is no longer in the inventory, and does not answer at 127.0.0.1, port 9: look whether" in words
+    assert f"No longer in the inventory, and not stopped: {FOUR}." in words
+    file.write_text(known)
+    assert f"{FOUR} is no longer in the inventory. It is stopped now." in checkout.play("deploy").words
+    assert not programs_of(checkout, FOUR)
+    checkout.set_hosts(TWO_GROUPS)
+    assert f"{FOUR} has its own share again" in checkout.play("deploy").words
 
 
 def test_what_somebody_else_has_deployed_meanwhile_is_left_alone(checkout):
