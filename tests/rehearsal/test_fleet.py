@@ -16,6 +16,7 @@ from boards import ROOT, Rehearsal, ansible, docker, rehearsal
 from engine import needs_engine
 from fleet import PATIENCE, wait_until
 from flowerbed import tensors
+from packages import wheel
 
 pytestmark = needs_engine
 PASSWORD = "a b'c $"  # for sudo
@@ -201,6 +202,34 @@ def test_another_image_is_taken_by_the_board_that_has_it(lab):
     words, changed = lab.play("deploy")
     assert "own/rpi has Python 3." in words and changed["rpi-1"] and not changed["jetson-4gb-1"]
     assert lab.inspect("rpi-1", "rpi-container")["Config"]["Image"] == "docker.io/own/rpi"
+
+
+def test_what_a_task_requires_is_looked_for_in_the_image_and_can_be_built_into_one(lab, tmp_path):
+    (tmp_path / "lenet.py").write_text((ROOT / "fl_app/task.py").read_text())
+    (tmp_path / "task.py").write_text(
+        "import flowerbed_example\nfrom .lenet import build_model, evaluate, load_data, train\n"
+    )
+    (tmp_path / "requirements.txt").write_text("flowerbed-example==3.0\n")
+    wheel(tmp_path, "3.0")
+    given = {"fl_task": str(tmp_path), "trainer_pip_args": ["--no-index", "--find-links", str(tmp_path)]}
+    words = lab.fail("deploy", "--limit", "rpi-1", **given)
+    assert (
+        "The trainer of rpi-1 is not ready: the task needs flowerbed-example==3.0 (requirements.txt), which the image "
+        "docker.io/own/rpi has not: build one with it, as docs/tasks.md shows, and set trainer_image."
+    ) in words, words
+    [shown] = re.findall(r"(?s)```dockerfile\n(.*?)```", (ROOT / "docs/tasks.md").read_text())
+    assert len(shown.splitlines()) == 3
+    lines = shown.replace("COPY requirements.txt", "COPY requirements.txt *.whl").replace("pip3 install", "pip3 install"
+                          " --no-index --find-links .")  # fmt: skip
+    (tmp_path / "Dockerfile").write_text(lines)
+    docker("cp", f"{tmp_path}/.", f"{lab.boards.name}-rpi-1:/root/image")
+    lab.boards.root("rpi-1", "docker build --quiet --tag own/with-example:1 /root/image")
+    lab.set_variables("rpi-1", trainer_image="own/with-example:1")
+    lab.play("deploy", "--limit", "rpi-1", **given)
+    lab.play("run_round", experiment="required", **given)
+    [done] = lab.events("required", "round")
+    assert (done["clients_wanted"], done["clients_answered"]) == (3, 1), "the others have the task of before"
+    lab.set_variables("rpi-1", trainer_image="docker.io/own/rpi")
 
 
 def test_a_board_that_leaves_the_inventory_is_stopped_and_the_experiment_goes_on(lab):
