@@ -20,6 +20,7 @@ import yaml
 
 from flowerbed import tensors
 from flowerbed.trainer_socket import TrainerError, TrainerSocket
+from packages import wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -43,7 +44,18 @@ def train(model, data, config):
         time.sleep(0.02)
     if config.get("fail"):
         raise RuntimeError("the sensor is unplugged")
-    return _train(model, data, config)
+    path = os.path.join(config["state"], "rounds")
+    with open(path, "a") as file:
+        file.write("x")
+    return dict(_train(model, data, config), rounds_seen=os.path.getsize(path))
+"""
+# Of a task that is a folder: its modules, and a package that no index has
+HELPED = """
+from flowerbed_example import WIDTH
+from .lenet import build_model, evaluate, load_data
+from lenet import train
+
+assert WIDTH == 3
 """
 
 
@@ -111,7 +123,7 @@ class Checkout:
     Its inventory/local has one device of each group.
     """
 
-    def __init__(self, groups: dict[str, str] = GROUPS, name: str = "") -> None:
+    def __init__(self, groups: dict[str, str] = GROUPS, name: str = "", task: str = "test_task.py") -> None:
         remove_leftovers()
         self.outer = make_folder()
         self.folder = self.outer / name
@@ -125,8 +137,21 @@ class Checkout:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name, follow_symlinks=False)
         self.set_hosts(groups)
-        (self.folder / "test_task.py").write_text((self.folder / "fl_app/task.py").read_text() + TEST_TASK)
+        self.task = task
+        self._write_task((self.folder / "fl_app/task.py").read_text())
         self.set_variables()
+
+    def _write_task(self, original: str) -> None:
+        """Write the default task with what tests need: a file, or a folder with a module of its own and a package."""
+        task = self.folder / self.task
+        if task.suffix:
+            task.write_text(original + TEST_TASK)
+            return
+        task.mkdir()
+        (task / "lenet.py").write_text(original)
+        (task / "task.py").write_text(HELPED + TEST_TASK)
+        (task / "requirements.txt").write_text("flowerbed-example<4\n")
+        wheel(task, "3.0")
 
     def set_hosts(self, groups: dict[str, str]) -> None:
         """Let the inventory have one device of each group."""
@@ -141,7 +166,9 @@ class Checkout:
         """Let group_vars/<group>.yml be what it is here, and `values` besides."""
         original = ROOT / "inventory/local/group_vars" / f"{group}.yml"
         text = original.read_text() if original.exists() else "---\n"
-        values = {"fl_task": "test_task.py", **values} if group == "all" else values
+        if group == "all":
+            pip = ["--no-index", "--find-links", str(self.folder / self.task)]
+            values = {"fl_task": self.task, "trainer_pip_args": pip, **values}
         own = yaml.safe_dump(values) if values else ""
         (self.inventory / "group_vars" / original.name).write_text(f"{text}\n{own}")
 

@@ -9,7 +9,11 @@ from checkout import GROUPS, Checkout
 
 @pytest.fixture(scope="module")
 def checkout(request: pytest.FixtureRequest) -> Iterator[Checkout]:
-    """A checkout of the module's own, with a device of each of its GROUPS, in its NAME; nothing is deployed yet."""
-    module = request.module
-    with contextlib.closing(Checkout(getattr(module, "GROUPS", GROUPS), getattr(module, "NAME", ""))) as checkout:
+    """A checkout of the module's own, with a device of each of its GROUPS, in its NAME, with its TASK.
+
+    Nothing is deployed yet.
+    """
+    own = request.module
+    groups, name = getattr(own, "GROUPS", GROUPS), getattr(own, "NAME", "")
+    with contextlib.closing(Checkout(groups, name, getattr(own, "TASK", "test_task.py"))) as checkout:
         yield checkout

@@ -2,29 +2,12 @@
 
 import json
 import re
-import shutil
 
 import pytest
 from checkout import AWKWARD, TWO_GROUPS, until
 
-from packages import wheel
-
 pytestmark = pytest.mark.e2e
-FOLDER_TASK = """
-import os
-from flowerbed_example import WIDTH
-from .lenet import build_model, evaluate, load_data
-from lenet import train as train_lenet
-
-
-def train(model, data, config):
-    path = os.path.join(config["state"], "rounds")
-    with open(path, "a") as file:
-        file.write("x")
-    measured = train_lenet(model, data, config)
-    return dict(measured, rounds_seen=os.path.getsize(path), width=WIDTH)
-"""
-GROUPS, NAME = TWO_GROUPS, AWKWARD
+GROUPS, NAME, TASK = TWO_GROUPS, AWKWARD, "test task"  # a folder, see checkout.py
 
 
 def test_a_check_on_a_clean_machine_leaves_nothing_behind(checkout):
@@ -73,39 +56,18 @@ def test_a_changed_supervisor_takes_effect_at_once(checkout):
     assert checkout.programs() == after
 
 
-def test_a_task_may_be_a_folder_with_modules_a_state_and_what_it_requires(checkout):
-    folder = checkout.folder / "my task"
-    folder.mkdir()
-    shutil.copy(checkout.folder / "fl_app/task.py", folder / "lenet.py")
-    wheel(folder, "3.0")
-    (folder / "requirements.txt").write_text("flowerbed-example<4\n")
-    (folder / "task.py").write_text(FOLDER_TASK)
-    checkout.set_variables(fl_task="my task", trainer_pip_args=["--no-index", "--find-links", str(folder)])
-    changed = checkout.play("deploy").changed
-    assert all(changed[device] for device in checkout.devices)
-    assert not any(checkout.play("deploy").changed.values())
-    checkout.run("folder", 2)
-    checkout.play("playbooks/stop")
-    checkout.play("deploy")
-    checkout.run("folder")
-    counts = [event["metrics"]["rounds_seen"] for event in checkout.events("folder", "device") if "metrics" in event]
-    assert counts == [1, 1, 2, 2, 3, 3]
-    checkout.set_variables()
-    checkout.play("deploy")
-
-
 def test_a_run_says_what_it_cannot_change(checkout):
     words = checkout.fail("run_round", experiment="refused", fl_threads=2, dataset_seed=7, fl_task="fl_app/task.py")
     assert "because of 3 problems" in words
     assert "fl_threads on the command line is 2, but 0 is deployed: run" in words
-    assert "fl_task on the command line is 'fl_app/task.py', but 'test_task.py' is deployed: run" in words
+    assert "fl_task on the command line is 'fl_app/task.py', but 'test task' is deployed: run" in words
     assert "dataset_seed on the command line is 7, which is not deployed: run" in words
     assert not (checkout.folder / "runs/refused").exists()
 
 
 @pytest.mark.long  # each of its deployments starts all trainers anew
 def test_a_failure_of_all_trainers_is_said_once(checkout):
-    task = checkout.folder / "test_task.py"
+    task = checkout.folder / TASK / "task.py"
     original = task.read_text()
     task.write_text(f"{original}\nraise RuntimeError('no such layer')\n")
     played = checkout.begin("deploy").end()
@@ -132,6 +94,8 @@ def test_rounds_a_kill_and_a_resume(checkout):
     checkout.run("life", 1)
     assert checkout.rounds("life") == [1, 2, 3]
     assert [event["clients_answered"] for event in checkout.events("life", "round")] == [2, 2, 2]
+    kept = [(event["device"], event["metrics"]["rounds_seen"]) for event in checkout.events("life", "device")]
+    assert sorted(kept) == [(device, number) for device in sorted(checkout.devices) for number in (1, 2, 3)]
     names = {path.name for path in (checkout.folder / "runs/life").iterdir()}
     assert {"configuration.json", "run.json", "metrics.jsonl", "checkpoints", "model", "logs"} <= names
     taken = checkout.run("afterlife", 1, fl_initial="life").text
