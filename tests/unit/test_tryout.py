@@ -121,7 +121,7 @@ def train(model, data, config):
         loss.backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= 0.1 * parameter.grad
+                parameter -= 0.01 * parameter.grad
                 parameter.grad = None
     return {"loss": loss}
 
