@@ -34,10 +34,10 @@ def runs(body: bytes) -> dict[int, str]:
     from google.protobuf.message import DecodeError
 
     try:
-        found = ListRunsResponse.FromString(body).run_dict
+        run_dict = ListRunsResponse.FromString(body).run_dict
     except DecodeError as error:
         raise ValueError(str(error)) from None
-    return {number: run.status.status for number, run in found.items()}
+    return {number: run.status.status for number, run in run_dict.items()}
 
 
 def ask_for_run(run_id: int) -> bytes:

@@ -152,8 +152,8 @@ def pull(name, options, tell):
     check_space(options["space"], name, info)
     login, unknown = credentials(repository), None
     try:
-        found = json.loads(ask("GET", f"/distribution/{quote(name)}/json", None, login).read().decode("utf-8"))
-        check_platform(name, found.get("Platforms") or [], info)
+        answer = json.loads(ask("GET", f"/distribution/{quote(name)}/json", None, login).read().decode("utf-8"))
+        check_platform(name, answer.get("Platforms") or [], info)
     except Problem as problem:
         if str(problem).startswith("is "):
             raise
@@ -171,9 +171,9 @@ def pull(name, options, tell):
         raise Problem(why(name, str(problem), unknown, progress)) from None
     except socket.timeout:
         raise Problem(why(name, f"nothing came for {SILENCE} s", None, progress)) from None
-    found = asked(f"/images/{quote(name)}/json")
+    answer = asked(f"/images/{quote(name)}/json")
     try:
-        check_platform(name, [{"architecture": found["Architecture"]}], info)
+        check_platform(name, [{"architecture": answer["Architecture"]}], info)
     except Problem:
         ask("DELETE", f"/images/{quote(name)}").read()
         raise

@@ -18,18 +18,20 @@ _STEPS = {  # what makes a strategy's own step on the server smaller
 def remarks(aggregation: Aggregation, arguments: Mapping[str, Any], devices: int) -> list[str]:
     """Return what is to be said of a strategy before it is used for `devices` that train, sentences."""
     name, used = aggregation.name, vars(aggregation.strategy)
-    said = []
+    sentences = []
     defaults = strategy.DEFAULTS.get(name, {})
     if ours := [f"{key} {value:g}" for key, value in defaults.items() if key not in arguments]:
-        said.append(f"{name} has {' and '.join(ours)}, Flowerbed's default, as the loss explodes with Flower's")
+        sentences.append(f"{name} has {' and '.join(ours)}, Flowerbed's default, as the loss explodes with Flower's")
     if name == "FedProx" and not used["proximal_mu"]:
-        said.append("FedProx with proximal_mu 0 is FedAvg: give one in fl_strategy_args")
+        sentences.append("FedProx with proximal_mu 0 is FedAvg: give one in fl_strategy_args")
     if name == "FedAvgM" and not used["server_opt"]:
-        said.append("FedAvgM with server_momentum 0 and server_learning_rate 1 is FedAvg: give one in fl_strategy_args")
+        sentences.append(
+            "FedAvgM with server_momentum 0 and server_learning_rate 1 is FedAvg: give one in fl_strategy_args"
+        )
     if name == "FedTrimmedAvg" and not int(used["beta"] * devices):
         enough = f"; it would of {math.ceil(1 / used['beta'])}" if used["beta"] else ""
-        said.append(f"FedTrimmedAvg with beta {used['beta']:g} leaves out nothing of {devices} devices{enough}")
-    return said
+        sentences.append(f"FedTrimmedAvg with beta {used['beta']:g} leaves out nothing of {devices} devices{enough}")
+    return sentences
 
 
 class Watch:

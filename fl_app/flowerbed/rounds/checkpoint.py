@@ -73,20 +73,20 @@ def newest(
 
     `fault` says what is wrong with one that can be read, a sentence's end, or nothing.
     """
-    found, problems = None, []
+    usable, problems = None, []
     for number, path in sorted(_paths(folder).items(), reverse=True):
         try:
-            found = load(path)
-            if found.round != number:
-                raise ValueError(f"it is of round {found.round}")
-            if not (wrong := fault(found)):
+            usable = load(path)
+            if usable.round != number:
+                raise ValueError(f"it is of round {usable.round}")
+            if not (wrong := fault(usable)):
                 break
             problems.append(f"the checkpoint {path} is not used, because it {wrong}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problems.append(f"the checkpoint {path} cannot be read ({error})")
-        found = None
-    end = f"the run goes on after round {found.round}" if found else "there is no older one"
-    return found, [f"{problem}: {end}" for problem in problems]
+        usable = None
+    end = f"the run goes on after round {usable.round}" if usable else "there is no older one"
+    return usable, [f"{problem}: {end}" for problem in problems]
 
 
 def prune(folder: Path, newest: int, keep: int, best: int | None) -> None:

@@ -23,15 +23,15 @@ class Events:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the events that can be read, in order."""
-        found = []
+        events = []
         for line in self._bytes().decode("utf-8", "replace").splitlines():
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict):
-                found.append(event)
-        return found
+                events.append(event)
+        return events
 
     def mend(self) -> None:
         """End a line that a crash cut short, so that the next event has one of its own."""

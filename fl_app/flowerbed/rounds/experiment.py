@@ -141,8 +141,8 @@ class Experiment:
                 "dataset": (_lasting(before.get("dataset")), _lasting(now["dataset"])),
                 "model": (before.get("model"), now["model"]),
             }
-            found = [difference for name, pair in pairs.items() for difference in differences(*pair, name)]
-            differing = sorted(found, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
+            phrases = [difference for name, pair in pairs.items() for difference in differences(*pair, name)]
+            differing = sorted(phrases, key=lambda phrase: (phrase.count("."), len(phrase)))  # the broadest first
             others = [phrase for phrase in differing if not phrase.startswith("dataset.fingerprint ")]
             moved = _moved(*_came_and_went(before, now))
             if others != differing and moved:
@@ -225,8 +225,8 @@ class Experiment:
 
     def _complete_events(self, checkpoint: Checkpoint) -> None:
         """Add what a crash between checkpoint and events, or among the events, left out."""
-        there = {_identity(event) for event in self.events.read()}
-        missing = [event for event in checkpoint.events if _identity(event) not in there]
+        recorded = {_identity(event) for event in self.events.read()}
+        missing = [event for event in checkpoint.events if _identity(event) not in recorded]
         if missing:
             self._save_model(checkpoint)
             self.events.record(*missing)

@@ -99,9 +99,9 @@ class Fleet:
         self._silent.discard(node)
         name = reply.values.get("name")
         if name in self._devices:
-            said = {key: clean(reply.values[key]) for key in ("problem", "task_hash") if reply.values.get(key)}
+            cleaned = {key: clean(reply.values[key]) for key in ("problem", "task_hash") if reply.values.get(key)}
             self._nodes[name] = node
-            self.about[name] = {**reply.values, **said}
+            self.about[name] = {**reply.values, **cleaned}
 
     def connected(self, device: str) -> bool:
         """Return whether a device was connected at the last refresh."""
@@ -126,9 +126,9 @@ class Fleet:
         """Return what a device trains with, as far as it has said: Python, numpy, torch, processor and image."""
         about = self.about.get(device, {})
         facts = about.get("facts")
-        found = {name: about.get(name) for name in ("python", "numpy", "torch")}
-        found |= {"processor": about.get("device"), "image": facts.get("image") if isinstance(facts, dict) else None}
-        return {name: clean(value, 80) for name, value in found.items() if isinstance(value, str)}
+        named = {name: about.get(name) for name in ("python", "numpy", "torch")}
+        named |= {"processor": about.get("device"), "image": facts.get("image") if isinstance(facts, dict) else None}
+        return {name: clean(value, 80) for name, value in named.items() if isinstance(value, str)}
 
     def doubt(self, device: str) -> None:
         """Ask a device anew who it is, before it is next sent anything."""

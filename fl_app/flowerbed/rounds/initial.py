@@ -36,7 +36,7 @@ def load(path: str, built: Mapping[str, np.ndarray], tied: list[list[str]]) -> t
     file = _file(Path(path))
     try:
         with open(file, "rb") as opened:  # as large as it is: no more of it is read than is taken
-            found = tensors.unpack(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+            given = tensors.unpack(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise RunFailed(f"fl_initial: {file} cannot be read ({os.strerror(error.errno or 0)})") from None
     except ValueError as error:
@@ -45,19 +45,19 @@ def load(path: str, built: Mapping[str, np.ndarray], tied: list[list[str]]) -> t
             "safetensors.torch, as float32"
         ) from None
     for names in tied:
-        there = [found[name] for name in names if name in found]
-        found |= {name: there[0] for name in names if there and name not in found}
-    taken = {name: found[name] for name, array in built.items() if name in found and found[name].shape == array.shape}
+        values = [given[name] for name in names if name in given]
+        given |= {name: values[0] for name in names if values and name not in given}
+    taken = {name: given[name] for name, array in built.items() if name in given and given[name].shape == array.shape}
     if not taken:
         raise RunFailed(
-            f"fl_initial: {file} is of another model: it has {_few(found)}, and the task's model has {_few(built)}, of "
+            f"fl_initial: {file} is of another model: it has {_few(given)}, and the task's model has {_few(built)}, of "
             "which none has the same name and shape"
         )
     types = {name: array.dtype for name, array in built.items()}
     model = {**built, **{name: np.array(array) for name, array in sound.brought(taken, types).items()}}
     if fault := sound.faults(model, built, types):
         raise RunFailed(f"fl_initial: {file} holds {fault}: nothing can be trained from that")
-    return model, _said(file, found, taken, built)
+    return model, _said(file, given, taken, built)
 
 
 def _file(path: Path) -> Path:
@@ -73,11 +73,11 @@ def _file(path: Path) -> Path:
     return models[0]
 
 
-def _said(file: Path, found: State, taken: State, built: Mapping[str, np.ndarray]) -> str:
-    other = [name for name in built if name in found and name not in taken]
-    shapes = [f"{name}, {_shape(built[name])} here and {_shape(found[name])} there" for name in other[:_FEW]]
-    lacking = [name for name in built if name not in found]
-    unused = [name for name in found if name not in built]
+def _said(file: Path, given: State, taken: State, built: Mapping[str, np.ndarray]) -> str:
+    other = [name for name in built if name in given and name not in taken]
+    shapes = [f"{name}, {_shape(built[name])} here and {_shape(given[name])} there" for name in other[:_FEW]]
+    lacking = [name for name in built if name not in given]
+    unused = [name for name in given if name not in built]
     sentence = f"the first model has {len(taken)} of its {len(built)} tensors from {file}"
     if other:
         sentence += f"; {len(other)} of another shape {_stay(other)} as built ({'; '.join(shapes)}{_more(other)})"

@@ -159,18 +159,18 @@ class _Run:
         wanted = self.deployed
         if not wanted:
             raise RunFailed("the last deployment of every device failed, or there was none: run deploy.yml")
-        here = self._gather(lambda: all(map(self.fleet.settled, wanted)))
-        missing = [device for device in wanted if device not in here]
-        if len(here) < self.run.min_clients:
+        joined = self._gather(lambda: all(map(self.fleet.settled, wanted)))
+        missing = [device for device in wanted if device not in joined]
+        if len(joined) < self.run.min_clients:
             names = ", ".join(missing + [f"{device} (to be deployed)" for device in self.run.undeployed])
             raise RunFailed(
-                f"{len(here)} of {len(self.run.devices)} devices connected within {self.run.wait_clients:g} s, but "
+                f"{len(joined)} of {len(self.run.devices)} devices connected within {self.run.wait_clients:g} s, but "
                 f"fl_min_clients is {self.run.min_clients}; missing: {names}. "
                 "Run playbooks/status.yml to see their state"
             )
         for device in missing:
             self._left_out(device, f"{device} is not connected, or does not answer")
-        for device in here:
+        for device in joined:
             sentence = None if self._unfit(device) else self._other_classes(device)
             if sentence:
                 raise RunFailed(sentence)
@@ -181,16 +181,16 @@ class _Run:
         Says whom it waits for: at once, and when that has changed.
         """
         deadline = time.monotonic() + self.run.wait_clients
-        said: list[str] = []
+        named: list[str] = []
         quiet_until = 0.0
         while True:
-            here = self.fleet.refresh(min(ANSWER_SECONDS, max(self.run.wait_clients, 1.0)))
+            connected = self.fleet.refresh(min(ANSWER_SECONDS, max(self.run.wait_clients, 1.0)))
             missing = [device for device in self.deployed if not self.fleet.settled(device)]
             now = time.monotonic()
             if enough() or not missing or now >= deadline:
-                return here
-            if missing != said and now >= quiet_until:
-                said, quiet_until = missing, now + SAY_SECONDS
+                return connected
+            if missing != named and now >= quiet_until:
+                named, quiet_until = missing, now + SAY_SECONDS
                 message = f"waits up to {deadline - now:.0f} s for {self._whom(missing)}"
                 log.info(message)
                 self.experiment.events.record({"event": "waiting", "devices": missing, "message": message})
@@ -198,9 +198,9 @@ class _Run:
             self.fleet.ask_anew(missing)
 
     def _whom(self, missing: list[str]) -> str:
-        here = [device for device in missing if self.fleet.connected(device)]
-        away = [device for device in missing if device not in here]
-        groups = {"not connected, or has not answered": away, "connected, but the trainer is still starting": here}
+        loading = [device for device in missing if self.fleet.connected(device)]
+        away = [device for device in missing if device not in loading]
+        groups = {"not connected, or has not answered": away, "connected, but the trainer is still starting": loading}
         return "; ".join(f"{', '.join(devices)} ({what})" for what, devices in groups.items() if devices)
 
     def _other_classes(self, device: str) -> str | None:

@@ -28,12 +28,12 @@ def faults(state: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], typ
 
     `model` is the global model that they follow; `types` are the model's own.
     """
-    found: dict[str, list[str]] = {}
+    faulty: dict[str, list[str]] = {}
     for name, array in state.items():
         if fault := _fault(name, array, model[name], types[name]):
-            found.setdefault(fault, []).append(name)
+            faulty.setdefault(fault, []).append(name)
     return "; ".join(
-        f"{fault} in {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}" for fault, names in found.items()
+        f"{fault} in {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}" for fault, names in faulty.items()
     )
 
 
@@ -63,12 +63,12 @@ def _fault(name: str, array: np.ndarray, model: np.ndarray, dtype: np.dtype) -> 
         return None if ((np.abs(array.astype(np.float64)) <= _EXACT) | same).all() else "whole numbers beyond 2^53"
     places = extreme(array)
     if places is not None:
-        there = array[places]
+        extremes = array[places]
         before = model.astype(array.dtype, copy=False)[places]
-        there = there[~((there == before) | (np.isnan(there) & np.isnan(before)))]
-        if not np.isfinite(there).all():
+        extremes = extremes[~((extremes == before) | (np.isnan(extremes) & np.isnan(before)))]
+        if not np.isfinite(extremes).all():
             return f"NaN or infinite values (as {array.dtype})"
-        if there.size:
+        if extremes.size:
             return f"values beyond {_limit(array.dtype):.2g} (whose squares no {array.dtype} holds)"
     if name.split(".")[-1] == "running_var" and (array < 0).any():
         return "negative variances"

@@ -261,8 +261,10 @@ class Aggregation:
         learnt = self._learnt(model)
         restored: dict[str, Any] = {}
         for attribute, kind in memory["attributes"].items():
-            here = {name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute}
-            value = {name: np.array(here[name]) for name in sorted(here)}
+            parts = {
+                name.partition("/")[2]: array for name, array in tensors.items() if name.split("/")[0] == attribute
+            }
+            value = {name: np.array(parts[name]) for name in sorted(parts)}
             wanted = {str(index): array for index, array in enumerate(learnt.values())} if kind == "list" else learnt
             if value and _shapes(value) != _shapes(wanted):  # QFedAvg leaves an empty record
                 return (

@@ -32,15 +32,15 @@ def parse(value: object) -> str | float:
 
 def problems(weights: Mapping[str, object]) -> list[tuple[str | None, str]]:
     """Return what is wrong with the weights of all devices: pairs of a device (None: all) and a sentence's end."""
-    found: list[tuple[str | None, str]] = []
+    wrong: list[tuple[str | None, str]] = []
     parsed: dict[str, str | float] = {}
     for device, value in weights.items():
         try:
             parsed[device] = parse(value)
         except ValueError as error:
-            found.append((device, str(error)))
-    if found or not parsed:
-        return found
+            wrong.append((device, str(error)))
+    if wrong or not parsed:
+        return wrong
     kinds = {value if isinstance(value, str) else "number" for value in parsed.values()}
     if len(kinds) > 1:
         numbered = [device for device, value in parsed.items() if not isinstance(value, str)]
@@ -53,10 +53,10 @@ def problems(weights: Mapping[str, object]) -> list[tuple[str | None, str]]:
             rest = [device for device in parsed if device not in few]
         otherwise = ", ".join(rest[:3]) + (" and others" if len(rest) > 3 else "")
         sentence = f"gives {has}, while {otherwise} do otherwise: give every device a number, or none"
-        found += [(device, sentence) for device in few]
+        wrong += [(device, sentence) for device in few]
     elif kinds == {"number"} and not any(parsed.values()):
-        found.append((None, "is 0 for every device: give at least one device a weight above 0"))
-    return found
+        wrong.append((None, "is 0 for every device: give at least one device a weight above 0"))
+    return wrong
 
 
 def resolve(weights: Mapping[str, object], examples: Mapping[str, int]) -> dict[str, float]:

@@ -24,7 +24,7 @@ def _groups(proc):
             mounts = [line.split(" - ") for line in file]
     except (OSError, ValueError):
         return []
-    found = []
+    limits = []
     for where, what in mounts:
         root, point = where.split()[3:5]
         kind, options = what.split()[0], what.split()[-1].split(",")
@@ -33,8 +33,8 @@ def _groups(proc):
             continue
         inside = os.path.relpath(own[name], root)  # a container may see the tree from its own group on
         parts = [] if inside.startswith("..") else inside.split("/")
-        found += [os.path.join(point, *parts[:depth]) for depth in range(len(parts) + 1)]
-    return found
+        limits += [os.path.join(point, *parts[:depth]) for depth in range(len(parts) + 1)]
+    return limits
 
 
 def _quota(folder):

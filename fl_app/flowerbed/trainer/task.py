@@ -62,14 +62,14 @@ def files(path):
     """Return the files of a task by their names in it, sorted; without caches and hidden ones, which are not placed."""
     if not os.path.isdir(path):
         return [(os.path.basename(path), path)]
-    found = []
+    placed = []
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
         for name in names:
             if not name.startswith((".", "__pycache__")):
                 whole = os.path.join(folder, name)
-                found.append((os.path.relpath(whole, path).replace(os.sep, "/"), whole))
-    return sorted(found)
+                placed.append((os.path.relpath(whole, path).replace(os.sep, "/"), whole))
+    return sorted(placed)
 
 
 def task_hash(path):

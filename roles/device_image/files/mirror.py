@@ -62,8 +62,8 @@ class Upstream:
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         query = urllib.parse.urlencode({key: fields[key] for key in ("service", "scope") if key in fields})
         with urllib.request.urlopen(f"{fields['realm']}?{query}", timeout=TIMEOUT) as answer:
-            found = json.load(answer)
-        return found.get("token") or found["access_token"]
+            document = json.load(answer)
+        return document.get("token") or document["access_token"]
 
 
 class Download(threading.Thread):
@@ -197,16 +197,16 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a question."""
         if self.path in ("/v2/", "/v2"):
             return self._answer(200, b"{}", {"Content-Type": "application/json"})
-        found = QUESTION.fullmatch(self.path.partition("?")[0])
-        if not found or found[2] == "blobs" and not DIGEST.fullmatch(found[3]):
+        asked = QUESTION.fullmatch(self.path.partition("?")[0])
+        if not asked or asked[2] == "blobs" and not DIGEST.fullmatch(asked[3]):
             return self._refuse(404, "this mirror has manifests and layers only")
         try:
-            if found[2] == "manifests":
+            if asked[2] == "manifests":
                 accept = ", ".join(self.headers.get_all("Accept", []))
-                content, kind = self.mirror.manifest(found[1], found[3], accept)
+                content, kind = self.mirror.manifest(asked[1], asked[3], accept)
                 digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
                 return self._answer(200, content, {"Content-Type": kind, "Docker-Content-Digest": digest})
-            return self._blob(self.mirror.blob(found[1], found[3]), found[3])
+            return self._blob(self.mirror.blob(asked[1], asked[3]), asked[3])
         except urllib.error.HTTPError as error:
             return self._refuse(error.code if error.code < 500 else 502, f"the registry says {error}")
         except (OSError, HTTPException, ValueError) as error:
@@ -258,10 +258,10 @@ def _pieces(path: Path, start: int) -> Iterator[bytes]:
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for piece in _pieces(path, 0):
-        found.update(piece)
-    return f"sha256:{found.hexdigest()}"
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def write(path: Path, content: bytes) -> None:

@@ -47,17 +47,17 @@ def overrides(fleet: Fleet) -> dict[str, Values]:
 def fixed(fleet: Fleet) -> dict[str, Values]:
     """Return every host's variables that only a deployment can change."""
     values = typed_values(fleet)
-    found = {}
+    own = {}
     for host in fleet.hosts:
         mine = values[host.name]
-        found[host.name] = {
+        own[host.name] = {
             name: value
             for name, value in mine.items()
             if name.startswith(fleet.prefixes) and name not in RUN and name not in TASK
         }
         if host not in fleet.servers:
-            found[host.name] |= _own(mine, values[fleet.servers[0].name])
-    return found
+            own[host.name] |= _own(mine, values[fleet.servers[0].name])
+    return own
 
 
 def changed(fleet: Fleet) -> Iterator[Problem]:

@@ -39,15 +39,15 @@ def paths(fleet: Fleet) -> Iterator[Problem]:
         yield Problem(None, None, text)
         return  # most paths begin with it
     for host in fleet.hosts:
-        found = {}
+        wrong = {}
         if "/" in host.name:
             yield Problem(host.name, None, f"has a / in its name in {fleet.inventory}, and its folder is called so")
         for name, value in host.values.items():
             if fleet.options.get(name, {}).get("type") == "path" and (text := _unfit(host, name, str(value))):
-                found[name] = text
-        if "fl_root" in found and "fl_home" not in host.given:
-            found.pop("fl_home", None)  # it begins with the other
-        for name, text in found.items():
+                wrong[name] = text
+        if "fl_root" in wrong and "fl_home" not in host.given:
+            wrong.pop("fl_home", None)  # it begins with the other
+        for name, text in wrong.items():
             yield Problem(host.name, name, text)
 
 

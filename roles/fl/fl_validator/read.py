@@ -23,12 +23,12 @@ CONNECTION = ("ansible_connection", "ansible_host", "ansible_port")
 
 def options(roles: Path) -> dict[str, Mapping[str, Any]]:
     """Return every role's variables with their argument specs, by name."""
-    found: dict[str, Mapping[str, Any]] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         specs = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
         for entry in specs.get("argument_specs", {}).values():
-            found.update(entry.get("options") or {})
-    return found
+            known.update(entry.get("options") or {})
+    return known
 
 
 def read(task_vars: Mapping[str, Any], task: Any, loader: Any) -> Fleet:

@@ -120,5 +120,5 @@ class Submitted:
             return None
         with open(self._events, "rb") as file:
             file.seek(self._begin)
-            found = [json.loads(line) for line in file if b'"run-ended"' in line and line.endswith(b"\n")]
-        return found[-1] if found else None
+            ended = [json.loads(line) for line in file if b'"run-ended"' in line and line.endswith(b"\n")]
+        return ended[-1] if ended else None
