@@ -52,6 +52,8 @@ def measured(model, data, config):
     if os.path.exists("measures"):
         with open("measures") as file:
             found.update(json.load(file))
+    if found.pop("only_in", config["round"]) != config["round"]:
+        found["accuracy"] = None
     if found.pop("rename_in", None) == config["round"]:
         found["MAE"] = found.pop("mae")
     return {name: value for name, value in found.items() if value is not None}
@@ -143,6 +145,17 @@ def test_a_metric_that_nobody_measures_or_that_is_a_list_chooses_none_and_that_i
     ]
     assert pair.run("list", metric="off", metric_better="lower")[0] == 0
     assert problems(pair, "list") == ["fl_metric is off, which is a list in round 1: no best model is chosen"]
+
+
+def test_one_metric_leads_a_run_whatever_a_later_round_lacks(pair, measures):
+    for host in (SERVER, *pair.devices):
+        measures(host, accuracy=0.5, only_in=1)
+    assert pair.run("led", rounds=2)[0] == 0
+    assert [event["metric"] for event in pair.events("led", "round")] == ["accuracy", "accuracy"]
+    assert about(pair, "led", "best")["round"] == "1"
+    measures(SERVER, accuracy=[0.5, 0.25])
+    assert pair.run("by class")[0] == 0
+    assert pair.events("by class", "round")[0]["metric"] == "loss"
 
 
 def test_what_one_device_does_not_measure_has_no_mean_and_that_is_said_once(pair, measures):

@@ -80,6 +80,7 @@ class _Run:
         self.doubted: set[tuple[str, str]] = set()
         self.measured: dict[str, set[str]] = {}  # names of metrics, by the task's function
         self.unmeant: set[tuple[str, str, str]] = set()
+        self.leading = "" if run.metric == "auto" else run.metric  # the metric that chooses the best model
 
     def all_rounds(self) -> str:
         """Return a sentence about the rounds done."""
@@ -526,9 +527,9 @@ class _Run:
     def _leading(self, done: dict[str, Any], number: int) -> str:
         """Return the name of the metric that chooses the best model; say so if nobody measures it."""
         measured = {**done["heldout_metrics"], **done["metrics"]}
-        name = self.run.metric
-        if name == "auto":
-            name = metrics.ACCURACY if metrics.ACCURACY in measured else metrics.LOSS
+        if not self.leading and measured:  # the first round with a score decides for the run
+            self.leading = metrics.ACCURACY if isinstance(measured.get(metrics.ACCURACY), float) else metrics.LOSS
+        name = self.leading or metrics.ACCURACY
         for wanted, variable in [(name, "fl_metric"), *((shown, "fl_show") for shown in self.run.show)]:
             value = measured.get(wanted)
             if value is None or (isinstance(value, list) and variable == "fl_metric"):
