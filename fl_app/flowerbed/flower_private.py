@@ -55,10 +55,3 @@ def make_database(url: str) -> None:
     engine = create_engine(url)
     run_migrations(engine)
     engine.dispose()
-
-
-def weighted_mean(contents: list, weight: str) -> dict:
-    """Return the mean of the ArrayRecords in some RecordDicts, by the metric `weight`, as a FedAvg makes it."""
-    from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
-
-    return aggregate_arrayrecords(contents, weight)

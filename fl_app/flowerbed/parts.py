@@ -2,12 +2,13 @@
 
 import contextlib
 import ctypes
+import io
 from collections import deque
 from collections.abc import Callable, Iterator
 
 PART = 1 << 18  # bytes
 M_MMAP_THRESHOLD = -3  # malloc.h
-Parts = deque[bytes]
+Parts = deque[bytes | memoryview]
 
 
 def return_freed_memory() -> None:
@@ -20,8 +21,16 @@ def return_freed_memory() -> None:
 
 
 def split(data: bytes) -> Parts:
-    """Return the parts of `data`."""
-    return deque(data[begin : begin + PART] for begin in range(0, len(data), PART))
+    """Return the parts of `data`, as views of it."""
+    view = memoryview(data)
+    return deque(view[begin : begin + PART] for begin in range(0, len(view), PART))
+
+
+def join(parts: Parts) -> bytes:
+    """Return what the parts are of; each is let go as it is taken, so that all of it is held once."""
+    whole = io.BytesIO()  # which hands its own memory out
+    whole.writelines(drain(parts))
+    return whole.getvalue()
 
 
 def read(source: Callable[[int], bytes]) -> Parts:
@@ -29,7 +38,7 @@ def read(source: Callable[[int], bytes]) -> Parts:
     return deque(iter(lambda: source(PART), b""))
 
 
-def drain(parts: Parts) -> Iterator[bytes]:
+def drain(parts: Parts) -> Iterator[bytes | memoryview]:
     """Take the parts one by one, so that nothing holds those that were taken."""
     while parts:
         yield parts.popleft()

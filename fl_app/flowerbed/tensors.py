@@ -38,11 +38,16 @@ def pack(arrays, metadata=None):
 
     `metadata` is a dict of str to str. Raises TensorError for an array whose dtype the format does not know.
     """
+    return b"".join(pieces(arrays, metadata))
+
+
+def pieces(arrays, metadata=None):
+    """Return what `pack` does, in a list: a header, and then each array's own memory, where that is as it must be."""
     # Wide types first, so that every tensor stays aligned to its own item size.
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header = {"__metadata__": metadata} if metadata else {}
-    parts, offset = [], 0
+    found, offset = [], 0
     for name in order:
         array = arrays[name]
         dtype = array.dtype.newbyteorder("<")
@@ -52,11 +57,11 @@ def pack(arrays, metadata=None):
         array = np.ascontiguousarray(array, dtype=dtype).reshape(-1)
         end = offset + array.nbytes
         header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
-        parts.append(array.view(np.uint8).data if array.nbytes else b"")
+        found.append(array.view(np.uint8).data if array.nbytes else b"")
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
     encoded += b" " * (-len(encoded) % 8)
-    return b"".join([struct.pack("<Q", len(encoded)), encoded] + parts)
+    return [struct.pack("<Q", len(encoded)), encoded] + found
 
 
 def unpack(buffer):

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .parts import Parts, drain, read, split
+from .parts import Parts, drain, join, read, split
 from .tensors import too_large
 from .unix_http import SECONDS, UnixConnection
 from .words import clean, clean_all, clean_trace
@@ -80,7 +80,7 @@ class TrainerSocket:
         Waits for a trainer that is just starting. Raises TrainerError when it refuses, fails, dies or is cancelled.
         """
         result, metrics = self.call_in_parts(job, split(body), config)
-        return b"".join(result), metrics
+        return join(result), metrics
 
     def call_in_parts(self, job: str, body: Parts, config: dict[str, Any]) -> tuple[Parts, dict[str, Any]]:
         """Do as `call`; `body` is empty afterwards."""

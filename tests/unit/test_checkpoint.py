@@ -68,9 +68,9 @@ def test_a_folder_without_checkpoints_has_none(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "model.safetensors"
-    write_atomically(path, b"old" * 100)
+    write_atomically(path, [b"old" * 100])
     with file_limit(1000), pytest.raises(OSError):
-        write_atomically(path, b"new" * 1000)
+        write_atomically(path, [b"new" * 1000])
     assert path.read_bytes() == b"old" * 100
     assert os.listdir(tmp_path) == ["model.safetensors"]
 

@@ -3,10 +3,9 @@
 import sqlite3
 from contextlib import closing
 
-import numpy as np
 import pytest
 from checkout import needs_superlink
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message
 
 from flowerbed import flower_private
 from flowerbed.link.content import make_content
@@ -24,16 +23,6 @@ def test_messages_can_be_made_outside_of_a_run_and_their_replies_are_found_by_id
 def test_an_error_has_the_number_of_a_node_that_is_not_there():
     constants = pytest.importorskip("flwr.common.constant")
     assert constants.ErrorCode.NODE_UNAVAILABLE == flower_private.NODE_UNAVAILABLE
-
-
-def test_a_mean_by_weight_is_one():
-    contents = [
-        RecordDict(
-            {"arrays": ArrayRecord({"a": Array(np.array([value, 1.0]))}), "metrics": MetricRecord({"p": weight})}
-        )
-        for value, weight in ((0.0, 0.25), (4.0, 0.75))
-    ]
-    np.testing.assert_allclose(flower_private.weighted_mean(contents, "p")["a"].numpy(), [3.0, 1.0])
 
 
 @needs_superlink

@@ -18,9 +18,11 @@ def make_content(packed: bytes, values: dict[str, Any]) -> RecordDict:
 def read_content(content: RecordDict) -> tuple[bytes, dict[str, Any]]:
     """Return the packed tensors and the values of a message's content. Raises ValueError if it isn't ours."""
     try:
-        packed = content.array_records[ARRAYS]["packed"].data
-        values = json.loads(str(content.config_records[CONFIG]["json"]))
-    except (KeyError, ValueError, RecursionError) as error:
+        # What `content.array_records` returns refers to `content`, in which it is kept: both would stay until Python
+        # collects garbage.
+        packed = content[ARRAYS]["packed"].data
+        values = json.loads(str(content[CONFIG]["json"]))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the message's content is not Flowerbed's: {error}") from None
     if not isinstance(values, dict):
         raise ValueError("the message's values are not a JSON object")

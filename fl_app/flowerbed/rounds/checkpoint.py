@@ -47,7 +47,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "round": checkpoint.round, "memory": checkpoint.memory_rest, "events": checkpoint.events, "checksum": _CHECKSUM
     })  # fmt: skip
     metadata = {"flowerbed": rest, _CHECKSUM: _checksum(rest, arrays)}
-    write_atomically(path_of(folder, checkpoint.round), tensors.pack(arrays, metadata))
+    write_atomically(path_of(folder, checkpoint.round), tensors.pieces(arrays, metadata))
 
 
 def load(path: Path) -> Checkpoint:

@@ -160,7 +160,7 @@ class Experiment:
                 self.events.record(event)
             if before == now:
                 return
-        write_atomically(path, (json.dumps(now, indent=2) + "\n").encode())
+        write_atomically(path, [(json.dumps(now, indent=2) + "\n").encode()])
 
     # -- Models and events ---------------------------------------------------------------------------------------------
 
@@ -173,8 +173,9 @@ class Experiment:
         by, score = self._score(checkpoint.events)
         about = {"round": str(checkpoint.round), "experiment": self.run.experiment, **vars(score), "chosen_by": by}
         about = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-        data = tensors.pack({name: self._as_native(name, array) for name, array in checkpoint.model.items()}, about)
-        write_atomically(self.folder / "model" / "last.safetensors", data)
+        native = {name: self._as_native(name, array) for name, array in checkpoint.model.items()}
+        pieces = tensors.pieces(native, about)
+        write_atomically(self.folder / "model" / "last.safetensors", pieces)
         best = self.folder / "model" / "best.safetensors"
         best_by, best_score, best_round = _best(best)
         if best_score is not None and best_by not in _RANKS:  # of before it was said
@@ -185,7 +186,7 @@ class Experiment:
         if other:
             self._say_other_metric(best_score, best_round, score, checkpoint.round)
         if best_score is None or other or (_RANKS[by], score.gain) > (_RANKS[best_by], best_score.gain):
-            write_atomically(best, data)
+            write_atomically(best, pieces)
             return checkpoint.round
         return best_round
 

@@ -2,16 +2,17 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: all of it or, when this raises OSError, none of it."""
+def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Put `pieces` at `path`, one after the other: all of them or, when this raises OSError, none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

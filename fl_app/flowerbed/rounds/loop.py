@@ -23,7 +23,7 @@ from .. import metrics, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
-from . import advice, initial, replies, strategy, weights
+from . import advice, initial, replies, sound, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -75,6 +75,7 @@ class _Run:
         self.left_out: dict[str, str] = {}  # why, as it was said last
         self.needed, self.why = max(1, run.min_clients), f"fl_min_clients is {run.min_clients}"  # devices of a round
         self.round = self.last = 0
+        self.packed = b""
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
         self.doubted: set[tuple[str, str]] = set()
@@ -92,11 +93,12 @@ class _Run:
         built, buffers = self._initial()
         model, begins = self._first(built)
         checkpoint = self.experiment.open(model)
-        self.round, self.state = checkpoint.round, checkpoint.model
-        self.types = {name: array.dtype for name, array in built.items()}
+        self.round, self.types = checkpoint.round, {name: array.dtype for name, array in built.items()}
+        self._hold(checkpoint.model)
         aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
         if dropped := aggregation.recall(checkpoint.memory, checkpoint.memory_rest, self.state):
             self._problem(None, dropped)
+        del built, model, checkpoint  # which are as large as the model
         first, last = self.round + 1, self.round + self.run.rounds
         self.last = last
         self.experiment.events.record({
@@ -120,6 +122,11 @@ class _Run:
                 f"stopped in round {self.round + 1}; round {self.round} is the last one finished"
             ) from None
         return f"rounds {first} to {last} are done" if last > first else f"round {last} is done"
+
+    def _hold(self, model: State) -> None:
+        """Hold the global model as it is sent: its tensors are views of that."""
+        self.packed = tensors.pack(model)
+        self.state = tensors.unpack(self.packed)
 
     def close(self) -> None:
         """Leave nothing at work on the server, and no answer waited for."""
@@ -245,10 +252,9 @@ class _Run:
         updates = self._collect(number, chosen, extra, events)
         shares = self._weigh(number, updates, events)
         told = {device: {"weight": shares[device], "loss": events[device]["loss"]} for device in updates}
-        self.state = aggregation.aggregate(
-            number, self.state, {device: (updates[device], told[device]) for device in updates}
-        )
-        trained = self._means("train", number, {device: events[device]["metrics"] for device in updates}, shares)
+        before, self.packed, self.state = sound.outline(self.state), b"", {}
+        self._hold(aggregation.aggregate(number, before, {name: (updates.pop(name), told[name]) for name in told}))
+        trained = self._means("train", number, {device: events[device]["metrics"] for device in told}, shares)
         self.fleet.ask_anew(device for device in clients if not self.fleet.ready(device))
         self.fleet.refresh()
         summary = self._evaluate(number, self._able(), aggregation, extra, events)
@@ -259,7 +265,7 @@ class _Run:
             "event": "round", "round": number, **summary, "train_metrics": trained,
             "seconds": round(time.monotonic() - started, 4),
             "clients_wanted": self._wanted(chosen, aggregation), "clients_asked": len(chosen),
-            "clients_answered": len(updates),
+            "clients_answered": len(told),
             "checkpoint": str(path.relative_to(self.experiment.folder)),
         }  # fmt: skip
         done["metric"] = self._leading(done, number)
@@ -342,14 +348,13 @@ class _Run:
         self, number: int, chosen: list[str], extra: dict[str, Any], events: dict[str, dict[str, Any]]
     ) -> dict[str, State]:
         """Have the chosen devices train; return the usable updates, by device in the run's order."""
-        packed = tensors.pack(self.state)
-        content = make_content(packed, {**self.run.task_config(number, self.last), **extra})
+        content = make_content(self.packed, {**self.run.task_config(number, self.last), **extra})
         updates: dict[str, State] = {}
         unsound = []
         with contextlib.closing(self.fleet.exchange(chosen, "train", content, self.run.round_timeout)) as arriving:
             for reply in arriving:
                 device, event = reply.device, events[reply.device]
-                event.update(bytes_down=len(packed), bytes_up=len(reply.packed))
+                event.update(bytes_down=len(self.packed), bytes_up=len(reply.packed))
                 try:
                     updates[device] = self._check_update(reply, event)
                 except ValueError as error:
@@ -432,11 +437,10 @@ class _Run:
 
         A device gets the configuration with which it trained, `extra` included, and so keeps its model.
         """
-        packed = tensors.pack(self.state)
         config = self.run.task_config(number, self.last)
         test = None
         if self.has_test:
-            test = self.evaluator.begin(packed, self.run.server_config(number, self.last), self.run.round_timeout)
+            test = self.evaluator.begin(self.packed, self.run.server_config(number, self.last), self.run.round_timeout)
         for device in clients:
             if not self.fleet.ready(device):
                 self._problem(device, f"{device} is still loading: round {number} is evaluated without it", number)
@@ -450,7 +454,7 @@ class _Run:
         except RunFailed as error:  # what was trained stays
             self._problem(None, f"no device evaluates round {number}: {error}", number)
         names = [self.fleet.name(index) for index in chosen]
-        content = make_content(packed, {**config, **extra})
+        content = make_content(self.packed, {**config, **extra})
         scores: dict[str, dict[str, Any]] = {}
         unsound: list[str] = []
         with contextlib.closing(self.fleet.exchange(names, "evaluate", content, self.run.round_timeout)) as arriving:

@@ -37,6 +37,18 @@ def faults(state: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], typ
     )
 
 
+def outline(model: Mapping[str, np.ndarray]) -> State:
+    """Return of a global model what must be known of it to look at what comes after: seldom what is in it.
+
+    A tensor of which that need not be known is of zeros, which take no memory.
+    """
+    plain = {name for name, array in model.items() if array.dtype.kind == "f" and extreme(array) is None}
+    return {
+        name: np.broadcast_to(np.zeros((), array.dtype), array.shape) if name in plain else array.copy()
+        for name, array in model.items()
+    }
+
+
 def extreme(array: np.ndarray) -> np.ndarray | None:
     """Return where an array is not finite, or too large to be squared in its type; None if it is so nowhere."""
     if array.dtype.kind != "f" or array.size == 0:

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import functools
 import inspect
+import itertools
 import json
 import math
 import random
@@ -12,9 +14,17 @@ from typing import Any, get_args
 import flwr.serverapp.strategy as flower
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, QFedAvg
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedTrimmedAvg,
+    FedYogi,
+    QFedAvg,
+)
 
-from ..flower_private import weighted_mean
 from . import sound
 from .config import RunFailed
 from .sound import State
@@ -24,6 +34,10 @@ WEIGHT, LOSS = "weight", "loss"
 DEFAULTS: dict[str, dict[str, Any]] = {"FedAdam": {"eta": 0.01}, "FedAdagrad": {"eta": 0.01}}
 # An optimiser on the server moves what is learnt; moved likewise, BatchNorm's variances would turn negative.
 _SERVER_OPTIMISERS = (FedAdagrad, FedAdam, FedYogi, FedAvgM, QFedAvg)
+# In these, what becomes of an element depends on no other: they take any part of a model by itself.
+_BY_ELEMENT = (FedAvg.aggregate_train, FedMedian.aggregate_train, FedTrimmedAvg.aggregate_train)
+_OF_THE_MEAN = (FedAdagrad, FedAdam, FedYogi, FedAvgM)  # which begin with FedAvg's, and use nothing else of updates
+BLOCK = 1 << 18  # elements that are aggregated at a time
 _ARRAYS = (np.ndarray, np.generic)  # reckoning makes a NumPy scalar of an array without axes
 _OURS = ("weighted_by_key", "arrayrecord_key", "configrecord_key", "train_loss_key")
 _ABOVE_0 = (lambda value: value > 0, " above 0")
@@ -187,24 +201,27 @@ class Aggregation:
 
     def _made(self, round_number: int, before: State, updates: Mapping[str, tuple[State, dict[str, float]]]) -> State:
         """Return what the strategy makes of updates."""
-        devices = sorted(updates)
         kept = _kept(before)
-        given = [(_calm(updates[device][0], kept), updates[device][1]) for device in devices]
+        given = [updates[device] for device in sorted(updates)]
+        aggregate = functools.partial(self.strategy.aggregate_train, round_number)
+        mean = functools.partial(FedAvg.aggregate_train, self.strategy, round_number)
+        learnt = self._learnt(before)
         try:
             with np.errstate(all="ignore"):  # what comes of it is looked at
-                record, _ = self.strategy.aggregate_train(
-                    round_number, [_reply(self._learnt(arrays), metrics) for arrays, metrics in given]
-                )
+                if type(self.strategy).aggregate_train in _BY_ELEMENT:
+                    after = _in_blocks(aggregate, learnt, kept, given)
+                elif isinstance(self.strategy, _OF_THE_MEAN):
+                    one = _in_blocks(mean, _calm(learnt, kept), kept, given)
+                    after = _at_once(aggregate, learnt, [(one, dict.fromkeys(given[0][1], 1.0))])
+                else:
+                    after = _at_once(aggregate, learnt, [(_calm(self._learnt(a), kept), told) for a, told in given])
+                after |= _in_blocks(mean, self._only_buffers(before), kept, given)
+        except _NoModel:
+            sentence = f"{self.name} made no model of the {len(updates)} updates of round {round_number}"
+            raise RunFailed(sentence) from None
         except Exception as error:
             raise self._failed(f"aggregate round {round_number}", error) from None
-        if record is None or record.keys() != self._learnt(before).keys():
-            raise RunFailed(f"{self.name} made no model of the {len(updates)} updates of round {round_number}")
-        state = {name: np.asarray(array.numpy()) for name, array in record.items()}
-        if self._buffers:
-            rest = [_content(self._only_buffers(arrays), metrics) for arrays, metrics in given]
-            state |= {name: array.numpy() for name, array in weighted_mean(rest, WEIGHT).items()}
-        with np.errstate(all="ignore"):
-            after = {name: _as_before(state[name], array) for name, array in before.items()}
+        after = {name: after[name] for name in before}
         for name in kept:
             held = [places for state, _ in updates.values() if (places := sound.extreme(state[name])) is not None]
             after[name] = np.where(np.any(held, axis=0), before[name], after[name]) if held else after[name]
@@ -339,6 +356,60 @@ def _copy(strategy: FedAvg) -> FedAvg:
     return other
 
 
+class _NoModel(Exception):
+    """A strategy made nothing, or something else than a model."""
+
+
+def _in_blocks(aggregate: Callable, before: State, kept: list[str], given: list) -> State:
+    """Return what `aggregate` makes of the tensors of `before` in the updates `given`, some at a time."""
+    after: State = {}
+    for block in _blocks(before):
+        updates = [
+            (_calm({name: _part(arrays[name], part) for name, part in block}, kept), metrics)
+            for arrays, metrics in given
+        ]
+        made = _at_once(aggregate, {name: before[name] for name, _ in block}, updates)
+        for name, part in block:
+            if part is None:
+                after[name] = made[name]
+            else:
+                if name not in after:
+                    after[name] = np.empty(before[name].shape, made[name].dtype)
+                after[name].reshape(-1)[part] = made[name]
+    return after
+
+
+def _at_once(aggregate: Callable, before: State, given: list) -> State:
+    """Return what `aggregate` makes of updates, in the float types of `before`."""
+    replies = [_reply(arrays, metrics) for arrays, metrics in given]
+    record, _ = aggregate(replies)
+    for reply in replies:  # which Flower ties to itself, until Python collects garbage
+        reply.content["arrays"].clear()
+    if record is None or record.keys() != before.keys():
+        raise _NoModel
+    return {name: _as_before(np.asarray(array.numpy()), before[name]) for name, array in record.items()}
+
+
+def _blocks(state: State) -> Iterator[list[tuple[str, slice | None]]]:
+    """Yield the names of tensors, some at a time, and of each larger one which part, in one dimension (None: all)."""
+    block, elements = [], 0
+    for name, array in state.items():
+        count = math.ceil(array.size / BLOCK)
+        edges = [array.size * index // count for index in range(count + 1)] if count > 1 else [0, array.size]
+        for begin, end in itertools.pairwise(edges):
+            if block and elements + end - begin > BLOCK:
+                yield block
+                block, elements = [], 0
+            block.append((name, slice(begin, end) if count > 1 else None))
+            elements += end - begin
+    if block:
+        yield block
+
+
+def _part(array: np.ndarray, part: slice | None) -> np.ndarray:
+    return array if part is None else array.reshape(-1)[part]
+
+
 def _record(state: State) -> ArrayRecord:
     record = ArrayRecord()  # its constructor would make copies of the Arrays, as plain ones
     for name, array in state.items():
@@ -346,12 +417,8 @@ def _record(state: State) -> ArrayRecord:
     return record
 
 
-def _content(state: State, metrics: dict[str, float]) -> RecordDict:
-    return RecordDict({"arrays": _record(state), "metrics": MetricRecord(metrics)})
-
-
 def _reply(state: State, metrics: dict[str, float]) -> Message:
-    return Message(_content(state, metrics), 0, MessageType.TRAIN)
+    return Message(RecordDict({"arrays": _record(state), "metrics": MetricRecord(metrics)}), 0, MessageType.TRAIN)
 
 
 def _as_before(array: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..parts import return_freed_memory
 from . import control, ports
 
 
@@ -28,6 +29,7 @@ def main() -> None:
 
     from ..link.stream.grid import StreamGrid  # a second of imports, and only needed now
 
+    return_freed_memory()
     logging.getLogger("flwr").setLevel(logging.WARNING)
     grid = StreamGrid(address, devices)
     grid.start()

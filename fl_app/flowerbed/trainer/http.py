@@ -95,8 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self._wait(job):
             return None
         if job.error is None:
-            body, metrics = job.result
-            return self._answer(200, body, metrics)
+            (result, metrics), job.result = job.result, None  # the thread of jobs has it until it has another
+            return self._answer(200, result, metrics)
         if isinstance(job.error, (Refused, TensorError)):
             return self._answer(409 if isinstance(job.error, Refused) else 400, {"error": str(job.error)})
         # A task's own ValueError is taken to be a sentence.
@@ -117,9 +117,10 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused("the header Flowerbed-Config is not JSON") from None
         if not isinstance(config, dict):
             raise Refused("the header Flowerbed-Config is not a JSON object")
-        body = self.rfile.read(length)
-        if len(body) != length:
-            raise Refused("the request ended after %d of %d bytes" % (len(body), length))
+        body = bytearray(length)
+        came = self.rfile.readinto(body)
+        if came != length:
+            raise Refused("the request ended after %d of %d bytes" % (came, length))
         return config, body
 
     def _wait(self, job):

@@ -87,7 +87,7 @@ def write(model, arrays):
                               % (name, array.shape, tuple(tensor.shape)))  # fmt: skip
             if not tensor.is_floating_point() and array.dtype.kind == "f":
                 array = np.rint(array)  # an average of counters
-            tensor.copy_(torch.from_numpy(np.array(array)))
+            tensor.copy_(torch.from_numpy(array if array.flags.writeable else np.array(array)))
 
 
 def _check_type(name, tensor):

@@ -11,13 +11,12 @@ import zlib
 
 import numpy as np
 
-from .. import tensors
+from .. import memory, tensors
 from ..dataset import DatasetError, DatasetWarning, shards
 from ..metrics import MetricError, checked
 from ..words import clean
 from . import compiler, keep, processors, requirements, state
 from . import task as tasks
-from .memory import peak_memory, reset_peak_memory
 from .slots import Slots
 from .state import Refused
 from .surroundings import Surroundings, set_torch
@@ -115,7 +114,7 @@ class Worker:
         return dict(
             self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
             tried=self._begun, threads=self.threads,
-            python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=peak_memory(),
+            python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=memory.peak_memory(),
             examples=_examples(self.train_data), heldout_examples=_examples(self.heldout_data),
         )  # fmt: skip
 
@@ -139,12 +138,14 @@ class Worker:
         examples = _examples(self.train_data)
         if not examples:
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
-        reset_peak_memory()
+        memory.reset_peak_memory()
         model, seconds_load = self._load(body, config)
         started = time.monotonic()
         shapes = state.shapes(model)
         metrics = self._task.train(model, self.train_data, config)
         seconds_train = time.monotonic() - started
+        for parameter in model.parameters():
+            parameter.grad = None  # as large as the parameter
         try:
             arrays = state.read(model, shapes)
         except Refused:
@@ -152,7 +153,7 @@ class Worker:
             raise
         return tensors.pack(arrays), {
             "metrics": _measured("train", metrics), "examples": examples, "seconds_load": seconds_load,
-            "seconds_train": seconds_train, "peak_memory_bytes": peak_memory(), "tried": self._begun,
+            "seconds_train": seconds_train, "peak_memory_bytes": memory.peak_memory(), "tried": self._begun,
         }  # fmt: skip
 
     def evaluate(self, body, config):
@@ -252,6 +253,8 @@ class Worker:
         started = time.monotonic()
         model = self._prepare_model(config)
         state.write(model, tensors.unpack(body))
+        if isinstance(body, bytearray):  # a request's own: what is in it, the model has now
+            body.clear()
         self._seed(config)  # last: a model that had to be built drew random numbers
         return model, time.monotonic() - started
 

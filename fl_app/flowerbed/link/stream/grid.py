@@ -10,6 +10,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from ... import flower_private
+from ...parts import join
 from ...words import clean
 from ..content import QUERY, make_content, read_content
 from . import wire
@@ -135,10 +136,8 @@ class StreamGrid(Grid):
         if isinstance(answer, str):
             reply = Message(Error(code=flower_private.NODE_UNAVAILABLE, reason=answer), reply_to=message)
         else:
-            packed = b"".join(answer.tensors)
-            answer.tensors.clear()
             try:
-                reply = Message(make_content(packed, answer.words), reply_to=message)
+                reply = Message(make_content(join(answer.tensors), answer.words), reply_to=message)
             except (ValueError, RecursionError):
                 raise wire.ProtocolError("it sent words that cannot be read") from None
         reply.arrived = time.monotonic()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...parts import PART, Parts, split
+from ...parts import PART, Parts, drain, split
 from ...tensors import MOST_BYTES
 from ..content import QUERY
 
@@ -75,32 +75,32 @@ class Message:
 
 @dataclass(frozen=True)
 class Body:
-    """The words and tensors of a message, in parts; one body may go to many devices."""
+    """The words and tensors of a message, in parts that are views; one body may go to many devices."""
 
-    parts: list[bytes]
+    parts: Parts
     words: int
     tensors: int
 
     def headed(self, number: int, kind: str) -> Iterator[bytes]:
         """Yield all of a message with this body."""
         yield Header(number, kind, self.words, self.tensors).pack()
-        yield from self.parts
+        yield from map(bytes, self.parts)
 
 
 def body(words: Any, tensors: bytes) -> Body:
     """Return the body of a message that is sent more than once."""
     text = _text(words)
-    return Body([*split(text), *split(tensors)], len(text), len(tensors))
+    return Body(split(text) + split(tensors), len(text), len(tensors))
 
 
 def write(message: Message) -> Iterator[bytes]:
     """Yield a message; it has no tensors afterwards."""
     text = _text(message.words)
     yield Header(message.id, message.kind, len(text), sum(map(len, message.tensors))).pack()
-    yield from split(text)
-    while message.tensors:
-        if part := message.tensors.popleft():
-            yield part
+    yield from map(bytes, split(text))
+    for part in drain(message.tensors):
+        if part:
+            yield bytes(part)
 
 
 class Reader:

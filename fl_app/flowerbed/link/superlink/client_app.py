@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flowerbed import flower_private
 from flowerbed.link.answers import ClientConfig, handle, query
 from flowerbed.link.content import make_content, read_content
-from flowerbed.parts import split
+from flowerbed.parts import join, split
 from flowerbed.trainer_socket import TrainerSocket
 
 WATCH_SECONDS = 2.0
@@ -47,7 +47,7 @@ def _do(job: str, message: Message, context: Context) -> Message:
     packed, config = read_content(message.content)
     result, metrics = handle(client, trainer, job, split(packed), config)
     done.set()
-    return Message(make_content(b"".join(result), metrics), reply_to=message)
+    return Message(make_content(join(result), metrics), reply_to=message)
 
 
 def _watch(address: str, run_id: int, trainer: TrainerSocket, done: threading.Event, limit: float) -> None:
