@@ -167,7 +167,7 @@ class RunFormatter:
             yield self._round(event, columns)
         elif kind in ("waiting", "initial", "strategy", "fleet"):
             yield str(event.get("message", "")), None
-        elif kind == "problem":
+        elif kind in ("problem", "explosion"):
             yield str(event.get("message", "")), constants.COLOR_WARN
         elif kind in ("run-ended", "task-ended"):
             if kind == "run-ended" and event.get("status") != "failed":  # why, is said by the task that fails then

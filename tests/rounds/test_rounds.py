@@ -180,10 +180,10 @@ def test_a_strategy_that_needs_more_devices_than_there_are_trains_none(trio):
 
 def test_a_loss_that_explodes_is_said(trio):
     assert trio.run("explodes", strategy="FedAdagrad", strategy_args={"eta": 1})[0] == 0
-    [problem] = trio.events("explodes", "problem")
-    assert "it explodes. FedAdagrad with eta 1 moves the model too far" in problem["message"]
+    [explosion] = trio.events("explodes", "explosion")
+    assert "it explodes. FedAdagrad with eta 1 moves the model too far" in explosion["message"]
     assert trio.run("sane", rounds=3, strategy="FedAdagrad")[0] == 0
-    assert trio.events("sane", "problem") == []
+    assert trio.events("sane", "explosion") == []
     [remark] = trio.events("sane", "strategy")
     assert remark["message"].startswith("FedAdagrad has eta 0.01, Flowerbed's default")
 

@@ -273,7 +273,8 @@ class _Run:
         self.round = number
         trained = math.fsum(share * events[device]["loss"] for device, share in shares.items())
         if exploded := watch.after(number, summary, trained):
-            self._problem(None, exploded, number)
+            log.warning(exploded)  # nothing is left out, as with a problem
+            self.experiment.events.record({"event": "explosion", "round": number, "message": exploded})
 
     def _clients(self, number: int) -> list[str]:
         """Return the devices that can take part now; wait for them if they are too few."""
