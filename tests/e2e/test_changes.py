@@ -7,7 +7,7 @@ import pytest
 from checkout import BIN, TWO_GROUPS, Checkout, Playing
 from checkout import GROUPS as ALL
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 GROUPS = TWO_GROUPS
 OTHER_TWO = {group: ALL[group] for group in ("rpi", "jetson_2gb")}
 FOUR, TWO = ALL["jetson_4gb"], ALL["jetson_2gb"]

@@ -10,7 +10,7 @@ from checkout import TWO_GROUPS, Checkout
 
 import images
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 GROUPS = TWO_GROUPS
 
 ON_DEVICE = {"dataset_name": "device", "dataset_device_path": "photos"}

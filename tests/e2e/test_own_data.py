@@ -8,7 +8,7 @@ import pytest
 from checkout import TWO_GROUPS, Checkout
 from pyarrow import parquet
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 GROUPS = TWO_GROUPS
 REGRESSION = """
 import numpy as np

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkout import AWKWARD, TWO_GROUPS, Checkout, needs_superlink, until
 
-pytestmark = [pytest.mark.e2e, needs_superlink]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, needs_superlink]
 GROUPS, NAME = TWO_GROUPS, AWKWARD  # each device starts Flower's programs anew for every message
 
 
