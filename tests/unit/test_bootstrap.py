@@ -175,6 +175,7 @@ def test_what_a_linked_venv_leads_to_is_not_emptied(machine, tmp_path):
     assert (tmp_path / "another" / "mine").exists()
 
 
+@pytest.mark.long
 def test_venv_is_made_once_and_follows_its_pins(machine, tmp_path):
     make_wheel(tmp_path, "1.0")
     machine.python("python3", "pass")
