@@ -1,7 +1,8 @@
 """How each strategy learns the default task: python benchmarks/strategies.py --rounds 3,20 [--data PATH].
 
 The devices are in this process: the trainers' own code, the data as a deployment splits it, and the strategies as a run
-has them. So the numbers do not depend on the machine's speed: they are those of a run in which all devices take part.
+has them. So the numbers do not depend on the machine's speed: they are those of a run in which all devices take part,
+but for the devices' names, by which each shuffles its data.
 Prints a table for docs/training.md: after some rounds, the accuracy and the loss on the test set.
 """
 
