@@ -24,7 +24,7 @@ def remarks(aggregation: Aggregation, arguments: Mapping[str, Any], devices: int
         sentences.append(f"{name} has {' and '.join(ours)}, Flowerbed's default, as the loss explodes with Flower's")
     if name == "FedProx" and not used["proximal_mu"]:
         sentences.append("FedProx with proximal_mu 0 is FedAvg: give one in fl_strategy_args")
-    if name == "FedAvgM" and not used["server_opt"]:
+    if name == "FedAvgM" and not used["server_momentum"] and used["server_learning_rate"] == 1:
         sentences.append(
             "FedAvgM with server_momentum 0 and server_learning_rate 1 is FedAvg: give one in fl_strategy_args"
         )
