@@ -67,3 +67,11 @@ def test_how_a_device_is_reached_is_kept_without_a_secret():
             "ansible_ssh_common_args": "-J me@jump", "fl_home": "/opt/a", "fl_runtime": "docker",
         }
     }  # fmt: skip
+
+
+def test_a_line_may_be_taken_out_of_the_list_by_hand(tmp_path):
+    hosts = yaml.safe_load((ROLE / "vars/main.yml").read_text())["server_hosts"]
+    hosts = hosts.replace("ansible.builtin.", "")  # which names of plugins only a playbook understands
+    values = {"fl_server_name": "server", "fl_fleet": {"hosts": {"server": {"fl_home": str(tmp_path)}}}}
+    (tmp_path / "hosts.json").write_text('{\n    "a": "stop",\n    "b": "",\n}\n')  # where c was
+    assert Templar(DataLoader(), variables=values).template(hosts) == {"a": "stop", "b": ""}
