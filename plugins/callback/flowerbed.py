@@ -165,7 +165,7 @@ class RunFormatter:
                 headings = [("round", 10), *[column[:2] for column in columns], ("seconds", 8), ("clients", 8)]
                 yield "  ".join(name.rjust(width) for name, width in headings), None
             yield self._round(event, columns)
-        elif kind in ("waiting", "initial", "strategy", "fleet"):
+        elif kind in ("waiting", "initial", "memory", "strategy", "fleet"):
             yield str(event.get("message", "")), None
         elif kind in ("problem", "explosion"):
             yield str(event.get("message", "")), constants.COLOR_WARN

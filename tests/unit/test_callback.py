@@ -82,6 +82,7 @@ def test_what_a_run_says_at_its_start_is_a_line():
     assert told({"event": "initial", "path": "/a", "message": "from /a"}) == ["from /a"]
     assert told({"event": "strategy", "message": "FedAdam has"}) == ["FedAdam has"]
     assert told({"event": "explosion", "round": 1, "message": "it explodes"}) == ["it explodes"]
+    assert told({"event": "memory", "message": "the model has"}) == ["the model has"]
     message = "the fleet is another than before: rpi-4 came and rpi-3 went"
     assert told({"event": "fleet", "came": ["rpi-4"], "went": ["rpi-3"], "changed": [], "message": message}) == [
         message

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 
 from flowerbed import flower_private, parts, tensors
 from flowerbed.link.content import make_content, read_content
-from flowerbed.rounds import checkpoint, sound, strategy
+from flowerbed.rounds import checkpoint, needs, sound, strategy
 from flowerbed.rounds.strategy import Aggregation
 
 flower_private.allow_messages()
@@ -120,6 +120,36 @@ def test_an_aggregate_takes_the_new_model_and_little_else(name, shapes, monkeypa
     with traced() as peak:
         after = aggregation.aggregate(1, before, updates)
     assert after["t0"][0] == 2 and peak[0] < 1.3 * SIZE
+
+
+def large(value: int) -> dict[str, np.ndarray]:
+    return {"w": np.full(SIZE // 4, value, np.float32)}
+
+
+def of_two_rounds(name: str, folder) -> float:
+    """Return how often the server held the model at most, in what a round is but for its way to DEVICES and back."""
+    aggregation = Aggregation(name, ARGUMENTS.get(name, {}), set())
+    told = {f"d{m}": {"weight": 1 / DEVICES, "loss": 1.0 + m} for m in range(DEVICES)}
+    with traced() as peak:
+        packed = tensors.pack(large(0))
+        for number in (1, 2):
+            state = tensors.unpack(packed)
+            aggregation.choose("train", number, state, list(range(DEVICES)), 0)
+            updates = {device: (large(number + m), told[device]) for m, device in enumerate(told)}
+            before, state, packed = sound.outline(state), {}, b""
+            packed = tensors.pack(aggregation.aggregate(number, before, {name: updates.pop(name) for name in told}))
+            tensors_, rest = aggregation.remember()
+            checkpoint.save(folder, checkpoint.Checkpoint(number, tensors.unpack(packed), tensors_, rest))
+            del tensors_
+    return peak[0] / SIZE
+
+
+@pytest.mark.parametrize("name", strategy.names())
+def test_the_server_takes_what_is_said(name, tmp_path, monkeypatch, caplog):
+    caplog.set_level("WARNING", "flwr")
+    monkeypatch.setattr(strategy, "BLOCK", 1 << 14)
+    said = needs.of_a_round(SIZE, name, DEVICES)["server_bytes"] / SIZE
+    assert 0.7 * said < of_two_rounds(name, tmp_path) < said + 0.7
 
 
 def test_an_outline_takes_nothing_but_for_what_is_looked_at():

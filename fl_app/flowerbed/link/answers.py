@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import memory
 from ..parts import Parts
 from ..trainer_socket import TrainerError, TrainerSocket
 
@@ -42,7 +43,7 @@ def query(client: ClientConfig, trainer: TrainerSocket) -> dict[str, Any]:
         health = trainer.health()
     except TrainerError as error:
         health = {"ready": False, "problem": str(error), "starting": True}  # its supervisor sees to that
-    return {**health, "name": client.name, "facts": client.facts}
+    return {**health, "name": client.name, "facts": client.facts, "client_memory_left": memory.left()[1]}
 
 
 def handle(

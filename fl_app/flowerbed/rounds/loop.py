@@ -23,7 +23,7 @@ from .. import metrics, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
-from . import advice, initial, replies, sound, strategy, weights
+from . import advice, initial, needs, replies, sound, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -78,6 +78,7 @@ class _Run:
         self.packed = b""
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
+        self.weighed: set[str] = set()  # devices whose memory was looked at
         self.doubted: set[tuple[str, str]] = set()
         self.measured: dict[str, set[str]] = {}  # names of metrics, by the task's function
         self.unmeant: set[tuple[str, str, str]] = set()
@@ -112,6 +113,7 @@ class _Run:
         for remark in advice.remarks(aggregation, self.run.strategy_args, len(willing)):
             log.info(remark)
             self.experiment.events.record({"event": "strategy", "message": remark})
+        self._say_memory(max(1, self._wanted([], aggregation)))
         watch = advice.Watch(aggregation, self.run.experiment, self.experiment.events.read())
         self._wait_for_devices()
         try:
@@ -159,6 +161,14 @@ class _Run:
         elif self.run.initial:
             return initial.load(self.run.initial, built, self.tied)
         return built, ""
+
+    def _say_memory(self, devices: int) -> None:
+        """Say what the model needs, and whether the server has it."""
+        event = needs.of_a_round(len(self.packed), self.run.strategy, devices)
+        log.info(event["message"])
+        self.experiment.events.record(event)
+        if lacking := needs.lacking_at_the_server(event["server_bytes"]):
+            self._problem(None, lacking)
 
     def _wait_for_devices(self) -> None:
         for device in self.run.undeployed:
@@ -236,6 +246,10 @@ class _Run:
         started = time.monotonic()
         number = self.round + 1
         clients = self._clients(number)
+        for device in sorted({*clients} - self.weighed):
+            self.weighed.add(device)
+            if lacking := needs.lacking(device, self.fleet.about[device], len(self.packed)):
+                self._problem(device, lacking, number)
         events = {
             device: {"event": "device", "round": number, "device": device, **self.fleet.runs_on(device)}
             for device in self.run.devices

@@ -48,6 +48,7 @@ class Worker:
         self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
         self.slots = Slots(config.get("slots"), self.threads)
         self._torch = self._task = self._device = self._model = None
+        self._model_bytes = 0  # of the last one
         self._served = None  # the configuration of the calls since the last warm-up
         self._state = None  # the folder for what the task keeps
         self._interrupted = False
@@ -110,11 +111,14 @@ class Worker:
         self._tried = time.monotonic()
 
     def health(self, busy):
-        """Return what the trainer is and has, as a dict for JSON."""
+        """Return what the trainer is and has, as a dict for JSON. What memory it has left is without its model."""
+        held = 0 if self._model is None else self._model_bytes
+        machine, container = (None if left is None else left + held for left in memory.left())
         return dict(
             self.facts, name=self.name, ready=self.ready, problem=self.problem, busy=busy, pid=os.getpid(),
             tried=self._begun, threads=self.threads,
             python=platform.python_version(), numpy=np.__version__, peak_memory_bytes=memory.peak_memory(),
+            memory_left=machine, container_memory_left=container,
             examples=_examples(self.train_data), heldout_examples=_examples(self.heldout_data),
         )  # fmt: skip
 
@@ -262,6 +266,7 @@ class Worker:
         if self._model is None:
             model = self._task.build_model(config)
             state.check(model)
+            self._model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
             self._model = model.to(self._device)
         return self._model
 
