@@ -8,6 +8,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager
 
+from flowerbed.trainer import keep
+
 # Ctrl-C reaches a test five seconds later, which then has ten to stop what it has deployed.
 NodeManager.EXIT_TIMEOUT = 20
 
@@ -54,6 +56,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
     """Return who hands out the tests."""
     return Files(config, log)
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let a trainer in this process keep its task's state out of this checkout."""
+    monkeypatch.setattr(keep, "FOLDER", str(tmp_path_factory.getbasetemp() / keep.FOLDER))
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 
+from flowerbed.trainer import keep
 from flowerbed.trainer.jobs import Cancelled
 from flowerbed.trainer.surroundings import set_torch
 from flowerbed.trainer.worker import Refused, Worker
@@ -118,6 +119,7 @@ RUN = {
 @pytest.fixture
 def teller(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keep, "FOLDER", "state")
     (tmp_path / "task.py").write_text(TELLING)
     config = {"name": "d0", "task": "task.py", "data": ".", "options": {"option": 1}, "config": "task.json"}
     (tmp_path / "task.json").write_text('{"own": 4, "seed": 7}')
