@@ -18,9 +18,9 @@ OTHERS = "all other files"
 # first, so that the short ones fill the end.
 ORDER = [
     "rehearsal/test_images.py", "e2e/test_superlink.py", "e2e/test_life.py", "e2e/test_changes.py",
-    "rounds/test_survival.py", "rehearsal/test_fleet.py", "e2e/test_mistakes.py", "rounds/test_rounds.py",
-    "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py", "e2e/test_board.py",
-    "unit/test_tryout.py", OTHERS,
+    "rounds/test_survival.py", "rehearsal/test_fleet.py", "e2e/test_examples.py", "e2e/test_mistakes.py",
+    "rounds/test_rounds.py", "rehearsal/test_molecule.py", "rehearsal/test_engine.py", "rehearsal/test_boards.py",
+    "e2e/test_board.py", "unit/test_tryout.py", OTHERS,
 ]  # fmt: skip
 
 

@@ -284,15 +284,21 @@ def make_folder() -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"fb-{os.getpid()}-", dir="/tmp"))
         others = {ROOT, *folder.parent.glob("fb-*")} - {folder}
-        if server_port(folder) not in map(server_port, others):
+        if not server_ports(folder) & {port for other in others for port in server_ports(other)}:
             return folder
         folder.rmdir()
 
 
-def server_port(checkout: Path) -> int:
-    """Return what inventory/local makes of a checkout's path: one of 300 ports, so some paths have the same."""
-    digest = hashlib.sha256(str(checkout / "inventory/local").encode()).hexdigest()
+def server_port(checkout: Path, inventory: str = "inventory/local") -> int:
+    """Return what an inventory makes of its path: one of 300 ports, so some paths have the same."""
+    digest = hashlib.sha256(str(checkout / inventory).encode()).hexdigest()
     return 20000 + 40 * (int(digest[:8], base=16) % 300)
+
+
+def server_ports(checkout: Path) -> set[int]:
+    """Return those of inventory/local and of all examples."""
+    examples = [str(path.parent.relative_to(ROOT)) for path in ROOT.glob("examples/*/hosts.yml")]
+    return {server_port(checkout, inventory) for inventory in ["inventory/local", *examples]}
 
 
 def processes(folder: Path) -> dict[int, str]:

@@ -15,9 +15,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted(ROOT.glob("examples/*/README.md"))  # tests/e2e/test_examples.py calls their commands
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES]
+CONSOLE = re.compile(r"(?s)```console\n(.*?)```")
 TEXT = "\n\n".join(page.read_text() for page in PAGES)
-COMMANDS = sorted({line for block in re.findall(r"(?s)```console\n(.*?)```", TEXT) for line in block.splitlines()})
+BLOCKS = [block for page in PAGES if page not in EXAMPLES for block in CONSOLE.findall(page.read_text())]
+COMMANDS = sorted({line for block in BLOCKS for line in block.splitlines()})
 INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"(?s)```.*?```", "", TEXT))
 
 
@@ -155,7 +158,9 @@ def test_something_says_this(sentence):
     assert all(part in said for part in parts), parts
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
@@ -176,7 +181,7 @@ def test_paths_exist():
 
 def test_every_page_is_linked_from_the_readme_and_its_contents_are_whole():
     assert len(README.splitlines()) < 250
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in README] == []
+    assert [page for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in README] == []
     for page in PAGES:
         headings = re.findall(r"(?m)^## (.*)", page.read_text())
         contents = re.findall(r"(?m)^- \[(.*)\]\(#", page.read_text())

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import fleet
 from flowerbed import tensors
 from flowerbed.trainer_socket import TrainerSocket
 
-CACHE = Path(__file__).parents[2] / ".cache" / "python36"
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "python36"
 PINS = ["numpy==1.19.5", "typing-extensions==4.1.1", "dataclasses==0.8", "torch==1.10.2"]
 
 
@@ -45,7 +47,7 @@ def python36() -> str:
 
 
 def test_an_images_python_3_6_says_what_it_has(python36):
-    probe = Path(__file__).parents[2] / "roles/trainer/files/probe.py"
+    probe = ROOT / "roles/trainer/files/probe.py"
     done = subprocess.run([python36, "-c", probe.read_text()], capture_output=True, text=True)
     has = json.loads(done.stdout.splitlines()[-1])
     assert has["python"].startswith("3.6.") and has["torch"].startswith("1.10.") and has["cuda"] == "10.2"
@@ -55,18 +57,32 @@ def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
     (tmp_path / "data").mkdir()
     for split, (x, y) in {"train": fleet.shard(0, 60), "heldout": fleet.shard(1, 20)}.items():
         np.savez(tmp_path / "data" / f"{split}.npz", x=x, y=y)
-    config = {"name": "jetson", "socket": "trainer.sock", "task": str(fleet.TASK), "data": "data", "slots": "slots"}
-    (tmp_path / "trainer.json").write_text(json.dumps(config))
-    with fleet.running("trainer", tmp_path / "trainer.json", python36) as process:
-        trainer = TrainerSocket(str(tmp_path / "trainer.sock"))
-        fleet.wait_until(lambda: (tmp_path / "trainer.sock").exists() or process.poll() is not None, 60, "the socket")
-        assert process.poll() is None, (tmp_path / "trainer.log").read_text()
+    losses, examples = train(python36, tmp_path, str(fleet.TASK), "data")
+    assert examples == 60 and losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("example", sorted(path.parent.name for path in ROOT.glob("examples/*/make_data.py")))
+def test_an_example_trains_on_python_3_6(python36, tmp_path, example):
+    shutil.copytree(ROOT / "examples" / example, tmp_path / "example", ignore=shutil.ignore_patterns("data"))
+    subprocess.run([sys.executable, "example/make_data.py"], cwd=tmp_path, check=True, capture_output=True)
+    [task] = {tmp_path / "example/task", tmp_path / "example/task.py"} & {*(tmp_path / "example").iterdir()}
+    losses, examples = train(python36, tmp_path, str(task), "example/data/rpi-1")
+    assert examples > 1000 and losses[1] < 0.9 * losses[0]
+
+
+def train(python, folder, task, data):
+    """Return the losses of a new model and of the trained one, and how many examples it was trained on."""
+    config = {"name": "jetson", "socket": "trainer.sock", "task": task, "data": data, "slots": "slots"}
+    (folder / "trainer.json").write_text(json.dumps(config))
+    with fleet.running("trainer", folder / "trainer.json", python) as process:
+        trainer = TrainerSocket(str(folder / "trainer.sock"))
+        fleet.wait_until(lambda: (folder / "trainer.sock").exists() or process.poll() is not None, 60, "the socket")
+        assert process.poll() is None, (folder / "trainer.log").read_text()
         health = trainer.wait_ready(120)
         assert health["python"].startswith("3.6.") and health["torch"].startswith("1.10.")
-        task = {"channels": 1, "classes": fleet.CLASSES, "batch_size": 16, "local_epochs": 2, "learning_rate": 0.01}
-        state, _ = trainer.call("initial", b"", task)
-        after, metrics = trainer.call("train", state, task)
-        assert metrics["examples"] == 60
+        told = {"channels": 1, "classes": fleet.CLASSES, "batch_size": 16, "local_epochs": 2, "learning_rate": 0.01}
+        state, _ = trainer.call("initial", b"", told)
+        after, metrics = trainer.call("train", state, told)
         assert tensors.unpack(after).keys() == tensors.unpack(state).keys()
-        losses = [trainer.call("evaluate", each, task)[1]["metrics"]["loss"] for each in (state, after)]
-        assert losses[1] < losses[0]
+        losses = [trainer.call("evaluate", each, told)[1]["metrics"]["loss"] for each in (state, after)]
+        return losses, metrics["examples"]
