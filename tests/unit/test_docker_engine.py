@@ -87,6 +87,13 @@ def test_the_mirror_comes_before_the_owners_and_only_once():
     ]
 
 
+@pytest.mark.parametrize("release", ["Ubuntu 22.04.5 LTS", "Ubuntu 24.04.1 LTS", "Debian GNU/Linux 12 (bookworm)"])
+def test_where_dockers_command_is_in_its_package_only_that_is_installed(release):
+    none = {"error": "not installed", "free": 9e9}
+    todo = plan(kind="other", docker=none, engine={"command": False}, release=release)
+    assert todo["packages"] == ["docker.io"] and not todo["problem"]
+
+
 def test_a_board_with_nvidias_runtime_gets_it_and_a_jetson_as_its_default():
     assert merged({}, kind="jetson") == {**LOGS, "runtimes": NVIDIA, "default-runtime": "nvidia"}
     own = {"runtimes": {"nvidia": {"path": "/opt/nvidia"}}, "default-runtime": "runc"}

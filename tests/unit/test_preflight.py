@@ -90,6 +90,12 @@ def test_a_good_jetson_has_nothing_to_say():
     assert not report["failures"] and not report["warnings"] and "L4T 32.7.1" in report["table"]
 
 
+@pytest.mark.parametrize("l4t", ["35.4.1", "36.4.3"])
+def test_jetpack_5_and_6_are_good_with_an_image_of_ones_own_or_as_processes(l4t):
+    assert not judge(group="jetson", l4t=l4t, throttled="", image="me/mine:1")["failures"]
+    assert not judge(group="jetson", l4t=l4t, throttled="", runtime="process")["failures"]
+
+
 def test_in_the_process_runtime_nothing_of_docker_is_asked_for():
     report = judge(runtime="process", sudo="Missing sudo password", docker=MISSING, memory_cgroup=False, free=1e9)
     assert not report["failures"] and not report["warnings"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,44 @@ def test_variables_of_a_group_or_host_change_its_shape(tmp_path):
     first, second = rehearsal.fleet(listed(tmp_path / "hosts.yml"), SHAPES, {}, NET, "r")
     assert (first["bandwidth"], first["release"], first["user"]) == ("5mbit", "trixie", "me")
     assert (second["bandwidth"], second["release"], second["user"]) == ("5mbit", "bullseye", "pi")
+
+
+GROUPS = ("rpi", "rpi5", "jetson", "jetson_2gb", "jetson_orin", "jetson_orin_jetpack5", "mini_pc", "mini_pc_nvidia")
+KINDS = dict(zip(GROUPS, ("raspberry_pi", "raspberry_pi_5", "jetson", "jetson", "jetson_6", "jetson_5", "mini_pc",
+                          "mini_pc_nvidia"), strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_board_is_what_its_group_or_its_variable_says(group, tmp_path):
+    (tmp_path / "hosts.yml").write_text(
+        f"devices:\n  children:\n    {group}:\n      hosts: {{a: }}\n"
+        f"    mine:\n      vars: {{rehearsal_board: {group}}}\n      hosts: {{b: }}\n"
+    )
+    named, said = rehearsal.fleet(listed(tmp_path / "hosts.yml"), SHAPES, {}, NET, "r")
+    assert named["kind"] == KINDS[group] and named["user"] == {"r": "pi", "j": "jetson", "m": "user"}[group[0]]
+    assert {key: said[key] for key in ("kind", "user", "image", "memory", "cpus")} == {
+        key: named[key] for key in ("kind", "user", "image", "memory", "cpus")
+    }
+
+
+def test_a_board_that_no_shape_is_called_is_refused(tmp_path):
+    (tmp_path / "hosts.yml").write_text("devices:\n  hosts: {a: {rehearsal_board: orin}}\n")
+    with pytest.raises(
+        AnsibleFilterError, match="a has the rehearsal_board orin, but rehearsal_shapes has only devices"
+    ):
+        rehearsal.fleet(listed(tmp_path / "hosts.yml"), SHAPES, {}, NET, "r")
+
+
+def test_a_jetson_gets_its_jetpacks_python_and_a_pc_none():
+    pythons = {"3.6": "/36", "3.8": "/38", "3.10": ""}
+    boards = [{"kind": kind, "release": "bookworm"} for kind in dict.fromkeys(KINDS.values())]
+    builds = rehearsal.board_builds(boards, "c0de", pythons)
+    assert [(build["fill"][0], build["args"]["FAMILY"]) for build in builds] == [
+        ("", "raspberry_pi"), ("", "raspberry_pi"), ("/36", "jetson"), ("", "jetson"), ("/38", "jetson"), ("", "units"),
+        ("", "units"),
+    ]  # fmt: skip
+    folders = {path.name for path in (ROLE / "files/board").iterdir()}
+    assert {build["args"]["FAMILY"] for build in builds} <= folders
 
 
 @pytest.mark.parametrize(
@@ -223,3 +262,16 @@ def test_each_jump_host_is_a_board_of_its_own_and_the_inventory_leads_over_it(tm
     many = [{**boards[0], "jumps": [("", f"h{number}", "22")]} for number in range(8)]
     with pytest.raises(AnsibleFilterError, match="has more than 7 jump hosts"):
         rehearsal.jumps(many, NET, "r")
+
+
+def test_the_inventory_of_the_docs_is_rehearsed_on_what_it_says(tmp_path):
+    text = (CHECKOUT / "docs/boards.md").read_text()
+    [inventory] = re.findall(r"(?s)```yaml\n(all:.*?)```", text)
+    (tmp_path / "hosts.yml").write_text(inventory)
+    boards = rehearsal.fleet(listed(tmp_path / "hosts.yml"), SHAPES, {}, NET, "r")
+    assert [(board["name"], board["kind"], board["release"]) for board in boards] == [
+        ("rpi5-1", "raspberry_pi_5", "bookworm"), ("orin-1", "jetson_6", "bookworm"), ("orin-2", "jetson_6", "trixie"),
+        ("pc-1", "mini_pc", "bookworm"), ("pc-2", "mini_pc_nvidia", "bookworm"),
+    ]  # fmt: skip
+    table = text.partition("## Boards")[2].partition("## Images")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == {*SHAPES} - {"devices"}

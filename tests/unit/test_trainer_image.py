@@ -218,3 +218,10 @@ def test_what_an_images_python_is_asked_it_can_answer():
     done = subprocess.run([sys.executable, "-c", (ROLE / "files/probe.py").read_text()], capture_output=True, text=True)
     found = role.verdict({"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}, PC, OF_CARD)
     assert not found["problem"] and set(found["has"]) == set(HAS) and found["has"]["python"] in sys.version
+
+
+def test_the_images_that_are_named_stand_in_the_docs():
+    text = (ROLE.parents[1] / "docs/boards.md").read_text()
+    table = text.partition("## Images")[2].partition("## What")[0]
+    named = {*role.OF_JETSONS.values(), *role.OF_CARDS.values(), role.TUTORIALS_PI}
+    assert {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")} == named

@@ -214,7 +214,7 @@ def _check(facts: Document, wanted: Document) -> None:
 def _check_installable(facts: Document) -> None:
     """Raise Problem where there is no engine and none can be installed."""
     if _jetson(facts):
-        raise Problem(f"has no Docker engine: {JETSON}. Install JetPack's package nvidia-container there")
+        raise Problem(f"has no Docker engine: {JETSON}. Install it there, and JetPack's package nvidia-container")
     if not facts["apt"]:
         raise Problem("has no Docker engine, and no apt to install one: install Docker there")
 

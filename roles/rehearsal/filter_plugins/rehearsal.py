@@ -15,7 +15,8 @@ from ansible.errors import AnsibleFilterError
 FIRST_ADDRESS = 10  # below are the gateway, which is the server, the registry, and jump hosts
 FIRST_JUMP = 3
 PUBLISHED = re.compile(r"(?!localhost/|[^/]*[.:][^/]*/)[a-z0-9._/-]+(:[\w.-]+)?")  # in the public registry, by a tag
-STAND_INS = {"raspberry_pi": "rpi", "jetson": "jetson"}  # of a trainer's image, by the kind of board
+STAND_INS = {"jetson": "jetson"}  # of a trainer's image, by the kind of board; of all others as a Pi's
+PYTHONS = {"jetson": "3.6", "jetson_5": "3.8", "jetson_6": "3.10"}  # of JetPack, by the kind of board
 SHAPE = ("release", "memory", "cpus", "bandwidth", "disk")  # what a variable rehearsal_… of a group or host can say
 SECRETS = ("ansible_password", "ansible_ssh_pass", "ansible_become_pass", "ansible_become_password")
 ARGUMENTS = ("ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args")
@@ -36,8 +37,9 @@ def fleet(
     """Return a board for each device of an inventory: name, container, address in `subnet`, user, and its shape.
 
     `listing` is what ansible-inventory --list prints; `shapes` are rehearsal_shapes, by group, the later ones first in
-    rank; `limits` has the most boards to take of a group; `name` is the rehearsal's. Raises AnsibleFilterError where
-    there are no devices, a group is unknown, or the subnet is too small.
+    rank, and one that rehearsal_board names last of all; `limits` has the most boards to take of a group; `name` is the
+    rehearsal's. Raises AnsibleFilterError where there are no devices, a group or shape is unknown, or the subnet is too
+    small.
     """
     groups = {group: content for group, content in listing.items() if group != "_meta"}
     members = {group: _hosts(groups, group) for group in groups}
@@ -61,6 +63,12 @@ def fleet(
         board: dict[str, Any] = {}
         for group, shape in shapes.items():
             board.update(shape if host in members.get(group, []) else {})
+        like = variables.get("rehearsal_board", "devices")
+        if like not in shapes:
+            raise AnsibleFilterError(
+                f"{host} has the rehearsal_board {like}, but rehearsal_shapes has only {', '.join(shapes)}."
+            )
+        board.update(shapes[like] if "rehearsal_board" in variables else {})
         board.update({key: variables[f"rehearsal_{key}"] for key in SHAPE if f"rehearsal_{key}" in variables})
         releases, alike = board.pop("releases"), sum(other["kind"] == board["kind"] for other in found)
         board.setdefault("release", releases[alike % len(releases)])
@@ -184,16 +192,24 @@ def image(board: dict[str, Any], recipe: str) -> str:
     return f"flowerbed-rehearsal/{board['kind']}:{board['release']}-{recipe}"
 
 
-def board_builds(boards: list[dict[str, Any]], recipe: str, python36: str) -> list[dict[str, Any]]:
-    """Return the images of `boards`: name, release, folder of the recipe, what its script fill gets, and arguments."""
+def board_builds(boards: list[dict[str, Any]], recipe: str, pythons: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the images of `boards`: name, release, folder of the recipe, what its script fill gets, and arguments.
+
+    `pythons` are folders by version, "" for one that this machine lacks.
+    """
     found = {
         image(board, recipe): {
-            "context": "board", "release": board["release"], "fill": [python36 if board["kind"] == "jetson" else ""],
-            "args": {"KIND": board["kind"], "RELEASE": board["release"]},
+            "context": "board", "release": board["release"], "fill": [pythons.get(PYTHONS.get(board["kind"]), "")],
+            "args": {"KIND": board["kind"], "RELEASE": board["release"], "FAMILY": _family(board["kind"])},
         }
         for board in boards
     }  # fmt: skip
     return [{"name": name, **build} for name, build in found.items()]
+
+
+def _family(kind: str) -> str:
+    """Return the folder of the recipe with the units that boards of a kind have; `units` are those of all."""
+    return next((family for family in ("raspberry_pi", "jetson") if kind.startswith(family)), "units")
 
 
 def published(boards: list[dict[str, Any]], client: str, recipe: str, python36: str) -> dict[str, str]:
@@ -201,7 +217,7 @@ def published(boards: list[dict[str, Any]], client: str, recipe: str, python36: 
 
     `recipe` is the hash of their recipe. Without a Python 3.6, a Jetson's image is as a Pi's.
     """
-    kinds = {board["image"]: STAND_INS[board["kind"]] if python36 else "rpi" for board in boards}
+    kinds = {board["image"]: STAND_INS.get(board["kind"], "rpi") if python36 else "rpi" for board in boards}
     kinds = {name: kind for name, kind in {**kinds, client: "supernode"}.items() if PUBLISHED.fullmatch(name)}
     return {name: f"flowerbed-rehearsal/stand-in:{kind}-{recipe}" for name, kind in kinds.items()}
 
