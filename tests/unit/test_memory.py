@@ -148,7 +148,7 @@ def of_two_rounds(name: str, folder) -> float:
 def test_the_server_takes_what_is_said(name, tmp_path, monkeypatch, caplog):
     caplog.set_level("WARNING", "flwr")
     monkeypatch.setattr(strategy, "BLOCK", 1 << 14)
-    said = needs.of_a_round(SIZE, name, DEVICES)["server_bytes"] / SIZE
+    said = needs.of_a_round(SIZE, name, DEVICES, "stream")["server_bytes"] / SIZE
     assert 0.7 * said < of_two_rounds(name, tmp_path) < said + 0.7
 
 

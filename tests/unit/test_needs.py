@@ -11,12 +11,18 @@ MB = 1_000_000
 
 
 def test_what_a_round_takes_is_a_sentence():
-    event = needs.of_a_round(300 * MB, "FedAvg", 3)
+    event = needs.of_a_round(300 * MB, "FedAvg", 3, "stream")
     assert event["message"] == (
         "the model has 300 MB: a round takes up to 1.2 GB of memory at the server, and 900 MB on a device, besides "
         "what training itself takes"
     )
     assert (event["server_bytes"], event["device_bytes"]) == (1200 * MB, 900 * MB)
+
+
+def test_the_superlink_link_takes_more():
+    event = needs.of_a_round(300 * MB, "FedAvg", 3, "superlink")
+    assert (event["server_bytes"], event["device_bytes"]) == (3600 * MB, 2700 * MB)
+    assert "takes 2.1 GB there" in needs.lacking("d1", {"client_memory_left": 2000 * MB}, 300 * MB, "superlink")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ def test_what_a_round_takes_is_a_sentence():
     ],
 )
 def test_a_device_that_lacks_memory_is_told_of(about, wanted):
-    sentence = needs.lacking("d1", about, 300 * MB)
+    sentence = needs.lacking("d1", about, 300 * MB, "stream")
     assert sentence is wanted is None or re.search(wanted, sentence)
 
 

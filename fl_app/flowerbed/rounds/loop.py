@@ -164,7 +164,7 @@ class _Run:
 
     def _say_memory(self, devices: int) -> None:
         """Say what the model needs, and whether the server has it."""
-        event = needs.of_a_round(len(self.packed), self.run.strategy, devices)
+        event = needs.of_a_round(len(self.packed), self.run.strategy, devices, self.run.link)
         log.info(event["message"])
         self.experiment.events.record(event)
         if lacking := needs.lacking_at_the_server(event["server_bytes"]):
@@ -248,7 +248,7 @@ class _Run:
         clients = self._clients(number)
         for device in sorted({*clients} - self.weighed):
             self.weighed.add(device)
-            if lacking := needs.lacking(device, self.fleet.about[device], len(self.packed)):
+            if lacking := needs.lacking(device, self.fleet.about[device], len(self.packed), self.run.link):
                 self._problem(device, lacking, number)
         events = {
             device: {"event": "device", "round": number, "device": device, **self.fleet.runs_on(device)}

@@ -13,13 +13,20 @@ AT_THE_SERVER = {
 }  # fmt: skip
 # A trainer holds the model, and once more what it received or sends, which its client then has, too.
 _IN_A_TRAINER, _IN_A_CLIENT = 2, 1
-ON_A_DEVICE = _IN_A_TRAINER + _IN_A_CLIENT
+# The superlink link holds it more often: SuperLink and ServerApp at the server, SuperNode and ClientApp on a device.
+_ON_SUPERLINK, _IN_A_SUPERNODE = 3, 7
 
 
-def of_a_round(size: int, strategy: str, devices: int) -> dict[str, Any]:
+def on_a_device(link: str) -> int:
+    """Return how often a device holds the model at most."""
+    return _IN_A_TRAINER + (_IN_A_SUPERNODE if link == "superlink" else _IN_A_CLIENT)
+
+
+def of_a_round(size: int, strategy: str, devices: int, link: str) -> dict[str, Any]:
     """Return an event that says what rounds of a model of `size` bytes take, at most, with so many devices."""
     each, besides = AT_THE_SERVER.get(strategy, max(AT_THE_SERVER.values()))
-    server, device = (each * devices + besides) * size, ON_A_DEVICE * size
+    server, device = (each * devices + besides) * size, on_a_device(link) * size
+    server *= _ON_SUPERLINK if link == "superlink" else 1
     message = (
         f"the model has {_size(size)}: a round takes up to {_size(server)} of memory at the server, and "
         f"{_size(device)} on a device, besides what training itself takes"
@@ -40,10 +47,11 @@ def lacking_at_the_server(needed: int) -> str | None:
     )
 
 
-def lacking(device: str, about: Mapping[str, Any], size: int) -> str | None:
+def lacking(device: str, about: Mapping[str, Any], size: int, link: str) -> str | None:
     """Return a sentence if a device, by what it says of itself, has too little memory left for a model of `size`."""
     told = [about.get(name) for name in ("memory_left", "container_memory_left", "client_memory_left")]
-    needed = [ON_A_DEVICE * size, _IN_A_TRAINER * size, _IN_A_CLIENT * size]
+    whole = on_a_device(link)
+    needed = [whole * size, _IN_A_TRAINER * size, (whole - _IN_A_TRAINER) * size]
     holders = [device, f"the container of {device}'s trainer", f"the container of {device}'s client"]
     remedies = [
         "take a smaller model, or give the board swap",
