@@ -19,9 +19,9 @@ LEARNT = {
 
 
 def call(checkout: Checkout, line: str) -> Played:
-    """Call a command of a page, in a shell; make finds the packages of this environment."""
+    """Call a command of a page, in a shell; make has the packages of this environment, not the flags of make test."""
     program, rest = line.split(" ", 1)
-    line = f"make --old-file=.venv {rest}" if program == "make" else line
+    line = f"env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --old-file=.venv {rest}" if program == "make" else line
     path = shlex.quote(f"{BIN}{os.pathsep}{os.environ['PATH']}")
     played = Playing(["bash", "-c", f"PATH={path} {line}"], checkout.folder).end()
     assert played.status == 0, played.text
