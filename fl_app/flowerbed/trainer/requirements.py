@@ -79,11 +79,9 @@ def _version(name):
     try:
         metadata = importlib.import_module("importlib.metadata")  # since Python 3.8
     except ImportError:
-        import pkg_resources
-
         try:
-            return pkg_resources.get_distribution(name).version
-        except Exception:
+            return importlib.import_module("pkg_resources").get_distribution(name).version
+        except Exception:  # it has many
             return None
     try:
         return metadata.version(name)
