@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many files of tests run at a time: most of them wait for boards and processes most of their time."""
     only = config.args[0].partition("::")[0] if len(config.args) == 1 else ""
-    return 0 if only.endswith(".py") else min(2 * (os.cpu_count() or 1), len(ORDER))
+    return 0 if only.endswith(".py") else min((3 * (os.cpu_count() or 1) + 1) // 2, len(ORDER))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:

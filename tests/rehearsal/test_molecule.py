@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boards import docker, making_images
+from boards import PATIENT, docker, making_images
 from engine import needs_engine
 from fleet import wait_until
 from scenarios import ROOT, SCENARIOS, covered, on_boards
@@ -21,7 +21,7 @@ def molecule(scenario: str, folder: Path) -> subprocess.Popen:
     """Start a scenario, which logs into the folder."""
     command = [BIN / "molecule", "--base-config", ROOT / ".config/molecule/config.yml", "test"]
     environment = {
-        **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "NO_COLOR": "1",
+        **os.environ, **PATIENT, "PATH": f"{BIN}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "NO_COLOR": "1",
         "MOLECULE_COMMAND_BORDERS": "false", "MOLECULE_EPHEMERAL_DIRECTORY": str(folder / "molecule"),
     }  # fmt: skip
     with (folder / "log").open("w") as log:
