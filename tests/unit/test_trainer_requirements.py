@@ -60,6 +60,16 @@ def test_what_is_not_met_is_known(folder, line, met):
     assert requirements.lacking("task/requirements.txt") == ([] if met else [line])
 
 
+def test_lines_that_go_on_and_pip_s_own_options_are_read_as_pip_does(folder):
+    """As tools write a list with sums."""
+    hashed = "numpy>=1 \\\n    --hash=sha256:0 \\\n    --hash=sha256:1\n"
+    asks(folder, f"--require-hashes\n{hashed}no-such>=2 \\\n  --hash=sha256:2\n")
+    assert requirements.lacking("task/requirements.txt") == ["no-such>=2"]
+    asks(folder, "numpy \\\n  --hash=sha256:0\n???\n")
+    with pytest.raises(requirements.RequirementError, match="line 3 of task/requirements.txt"):
+        requirements.lacking("task/requirements.txt")
+
+
 @pytest.mark.parametrize("text", ["numpy>=>=1", "???", "\xff"])
 def test_a_file_that_asks_for_nothing_is_a_sentence(folder, text):
     (folder / "task/requirements.txt").write_bytes(text.encode("latin-1"))

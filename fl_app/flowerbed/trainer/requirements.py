@@ -17,6 +17,7 @@ import tempfile
 FILE = "requirements.txt"
 FOLDER = "packages"
 _PARSERS = ("packaging", "pip._vendor.packaging", "setuptools._vendor.packaging", "pkg_resources.extern.packaging")
+_CONTINUED = "\0"  # in place of a line's end that a backslash takes away
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -43,10 +44,16 @@ def lacking(path):
 def _lines(path):
     try:
         with open(path, encoding="utf-8") as file:
-            lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in file]
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise RequirementError("%s cannot be read (%s)" % (path, getattr(error, "strerror", None) or error)) from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("-")]
+    found, number = [], 1
+    for line in text.replace("\\\n", _CONTINUED).split("\n"):
+        whole = re.sub(r"(^|\s)#.*", "", line.replace(_CONTINUED, " "))
+        whole = re.split(r"(?:^|\s)-", whole, maxsplit=1)[0].strip()  # options are pip's alone
+        found += [(number, whole)] if whole else []
+        number += 1 + line.count(_CONTINUED)
+    return found
 
 
 def _is_met(line, path, number):
