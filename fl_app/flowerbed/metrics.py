@@ -4,6 +4,7 @@ The trainer checks what the task returned, and the server what a device sent. Ru
 """
 
 import math
+import operator
 
 from .words import clean
 
@@ -48,6 +49,14 @@ def is_share(name):
     return name.split("_")[-1] == ACCURACY
 
 
+def of_event(event, prefix=""):
+    """Return what an event says was measured; one of before there were metrics by name has loss and accuracy alone."""
+    found = event.get(prefix + "metrics")
+    if isinstance(found, dict) and found:
+        return found
+    return {name: event[prefix + name] for name in (LOSS, ACCURACY) if event.get(prefix + name) is not None}
+
+
 def mean(values, weights):
     """Return the weighted mean of a metric: of numbers, or of lists of one length, place by place; else None.
 
@@ -58,14 +67,10 @@ def mean(values, weights):
     if all(isinstance(value, list) for value in values):
         if len({len(value) for value in values}) > 1:
             return None
-        return [math.fsum(map(_times, weights, place)) for place in zip(*values)]
+        return [math.fsum(map(operator.mul, weights, place)) for place in zip(*values)]
     if any(isinstance(value, list) for value in values):
         return None
-    return math.fsum(map(_times, weights, values))
-
-
-def _times(weight, value):
-    return weight * value
+    return math.fsum(map(operator.mul, weights, values))
 
 
 def _name(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -14,8 +15,10 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.hashing import secure_hash
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "fl_app"))
+from flowerbed.trainer.task import UNSENT
+
 KINDS = ("files", "folders", "templates", "digest_templates")
-UNWANTED = ("__pycache__", ".")  # the beginnings of names that are nobody's work
 
 
 class ActionModule(ActionBase):
@@ -73,7 +76,7 @@ class ActionModule(ActionBase):
             return [("", None)]
         paths = sorted(path for path in top.rglob("*") if path.is_file())
         names = [(str(path.relative_to(top)), path) for path in paths]
-        return [(name, path) for name, path in names if not any(p.startswith(UNWANTED) for p in Path(name).parts)]
+        return [(name, path) for name, path in names if not any(p.startswith(UNSENT) for p in Path(name).parts)]
 
     def _existing(self, source: str) -> Path | None:
         """Return `source` as a path, or None when a check cannot have it because it is only made by a real run."""

@@ -1,6 +1,5 @@
 """Ansible's own output, with the rounds of a run while they happen. See DOCUMENTATION for how a task asks for it."""
 
-import importlib.util
 import json
 import math
 import os
@@ -14,7 +13,10 @@ from ansible import constants
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
+sys.path.insert(0, str(ROOT / "fl_app"))
 import ansible_private  # noqa: E402
+
+from flowerbed import metrics, words  # noqa: E402
 
 DOCUMENTATION = """
     name: flowerbed
@@ -37,10 +39,6 @@ POLL_SECONDS = 0.1
 NOTHING = "–"
 LONGEST = 2000  # characters of a sentence that names every device
 
-_spec = importlib.util.spec_from_file_location("words", ROOT / "fl_app/flowerbed/words.py")
-words = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(words)
-
 Event = dict[str, Any]
 Line = tuple[str, str | None]  # text, colour
 
@@ -59,16 +57,15 @@ def metric(name: str, value: Any) -> str:
         return f"{metric(name, min(numbers))} to {metric(name, max(numbers))}" if numbers else NOTHING
     if number(value) == NOTHING:
         return NOTHING
-    if name.split("_")[-1] == "accuracy":
+    if metrics.is_share(name):
         return f"{number(value, 1, 100)} %"
     plain = name == "loss" and 1e-3 <= abs(value) < 1e4
     return number(value, 4) if plain or value == 0 else f"{value:.4g}"
 
 
 def measured(event: Event, name: str, prefix: str = "") -> str:
-    """Return a metric of an event as text. An old event has loss and accuracy only, by names of their own."""
-    found = event.get(f"{prefix}metrics")
-    return metric(name, found.get(name) if isinstance(found, dict) and found else event.get(prefix + name))
+    """Return a metric of an event as text."""
+    return metric(name, metrics.of_event(event, prefix).get(name))
 
 
 def megabytes(value: Any) -> str:

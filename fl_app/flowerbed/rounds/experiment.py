@@ -210,13 +210,15 @@ class Experiment:
         better = self.run.metric_better
         if better == "auto":
             better = LOWER if name == metrics.LOSS else HIGHER
-        tested = _measured(result, "").get(name)
+        tested = metrics.of_event(result).get(name)
         if _is_number(tested):
             return "test", Score(name, better, tested)
-        devices = [event for event in events if event.get("event") == "device" and name in _measured(event, "heldout_")]
+        devices = [
+            event for event in events if event.get("event") == "device" and name in metrics.of_event(event, "heldout_")
+        ]
         judges = sum(event.get("heldout_weight", 1) > 0 for event in devices)
         counting = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
-        mean = _measured(result, "heldout_").get(name)
+        mean = metrics.of_event(result, "heldout_").get(name)
         good = _is_number(mean) and judges >= min(2, counting)
         return "held-out", Score(name, better, mean if good else None)
 
@@ -313,13 +315,6 @@ def _short(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _measured(event: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Return what an event says was measured; one of before metrics had names of their own has loss and accuracy."""
-    names = (metrics.LOSS, metrics.ACCURACY)
-    old = {name: event[prefix + name] for name in names if event.get(prefix + name) is not None}
-    return event.get(f"{prefix}metrics", old)
 
 
 def _best(path: Path) -> tuple[str | None, Score | None, int | None]:

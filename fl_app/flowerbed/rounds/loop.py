@@ -79,9 +79,8 @@ class _Run:
         self.state: State = {}
         self.types: dict[str, np.dtype] = {}
         self.weighed: set[str] = set()  # devices whose memory was looked at
-        self.doubted: set[tuple[str, str]] = set()
+        self.said: set[tuple[str, ...]] = set()  # what is said once a run, by what it is about
         self.measured: dict[str, set[str]] = {}  # names of metrics, by the task's function
-        self.unmeant: set[tuple[str, str, str]] = set()
         self.leading = "" if run.metric == "auto" else run.metric  # the metric that chooses the best model
 
     def all_rounds(self) -> str:
@@ -421,16 +420,15 @@ class _Run:
         counts = weights.counts(claims, known, cap)
         kind = {"train": "training", "heldout": "held-out"}[split]
         for device, claim in claims.items():
-            if counts[device] == claim or (device, split) in self.doubted:
+            if counts[device] == claim:
                 continue
-            self.doubted.add((device, split))
             why = (
                 "the server gave it" if device in known
                 else f"fl_examples_cap ({self.run.examples_cap:g}) times the median is"
             )  # fmt: skip
-            self._problem(
-                device, f"{device} says that it has {claim} {kind} examples, but {why} {counts[device]}: it counts as "
-                "such", number
+            self._once(
+                (device, split), device, f"{device} says that it has {claim} {kind} examples, but {why} "
+                f"{counts[device]}: it counts as such", number
             )  # fmt: skip
         return counts
 
@@ -538,9 +536,8 @@ class _Run:
                 continue
             lacking = ", ".join(device for device in counting if device not in having)
             why = f"{lacking} did not measure it" if lacking else "it is of different lengths"
-            if (job, name, why) not in self.unmeant:
-                self.unmeant.add((job, name, why))
-                self._problem(None, f"{name} of {job} has no mean from round {number} on: {why}", number)
+            sentence = f"{name} of {job} has no mean from round {number} on: {why}"
+            self._once((job, name, why), None, sentence, number)
         return means
 
     def _leading(self, done: dict[str, Any], number: int) -> str:
@@ -553,10 +550,10 @@ class _Run:
             value = measured.get(wanted)
             if value is None or (isinstance(value, list) and variable == "fl_metric"):
                 what = "is a list" if value is not None else f"is not among what is measured ({', '.join(measured)})"
-                if measured and (variable, wanted) not in self.doubted:
-                    self.doubted.add((variable, wanted))
-                    end = ": no best model is chosen" if variable == "fl_metric" else ""
-                    self._problem(None, f"{variable} is {wanted}, which {what} in round {number}{end}", number)
+                end = ": no best model is chosen" if variable == "fl_metric" else ""
+                sentence = f"{variable} is {wanted}, which {what} in round {number}{end}"
+                if measured:
+                    self._once((variable, wanted), None, sentence, number)
         return name
 
     # -- What went wrong ---------------------------------------------------------------------------------------------
@@ -566,6 +563,12 @@ class _Run:
         if self.left_out.get(device) != reason:
             self.left_out[device] = reason
             self._problem(device, f"{reason}: it is left out" + (f" from round {number} on" if number else ""), number)
+
+    def _once(self, about: tuple[str, ...], device: str | None, message: str, number: int) -> None:
+        """Say what is wrong, unless something has been said of that in this run."""
+        if about not in self.said:
+            self.said.add(about)
+            self._problem(device, message, number)
 
     def _problem(self, device: str | None, message: str, number: int | None = None) -> None:
         """Say at once what is wrong, in the log and in the events."""

@@ -9,6 +9,7 @@ import sys
 VARIABLE = "FLOWERBED_TASK"  # of the environment: where the task is
 MODULE = "flowerbed_task"  # its name once it is imported
 MAIN = "task.py"  # of a folder
+UNSENT = (".", "__pycache__")  # the beginnings of names that are not placed on devices
 NAMES = ("build_model", "load_data", "train", "evaluate")
 
 
@@ -64,9 +65,9 @@ def files(path):
         return [(os.path.basename(path), path)]
     placed = []
     for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        folders[:] = [name for name in folders if not name.startswith(UNSENT)]
         for name in names:
-            if not name.startswith((".", "__pycache__")):
+            if not name.startswith(UNSENT):
                 whole = os.path.join(folder, name)
                 placed.append((os.path.relpath(whole, path).replace(os.sep, "/"), whole))
     return sorted(placed)

@@ -1,5 +1,10 @@
 """Check a whole inventory before anything else happens: every problem at once, each one a sentence."""
 
+import sys
+from pathlib import Path
+
+# Checks import what they need of it when they are made: those of the controller come first.
+sys.path.insert(0, str(Path(__file__).parents[3] / "fl_app"))
 from . import addresses, deployed, groups, names, places, run, runtime, values
 from .fleet import Fleet
 from .report import sentences

@@ -9,8 +9,6 @@ from .fleet import Fleet, Problem
 from .report import listed, shown
 from .values import whole
 
-TASK_NAMES = ("build_model", "load_data", "train", "evaluate")
-UNSENT = (".", "__pycache__")  # the beginnings of names in a task's folder that are not sent
 MOST_FILES, MOST_MIB = 1000, 64  # of a task's folder
 HIDDEN = {"flowerbed", "torch", "numpy"}
 EXPERIMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -33,18 +31,24 @@ def _defined(body: list[ast.stmt]) -> Iterator[str]:
 
 def task(fleet: Fleet) -> Iterator[Problem]:
     """The task is there, is Python, and has the four names; a folder is one that can be sent."""
+    from flowerbed.trainer.task import MAIN
+
     verdicts: dict[str, str | None] = {}
     for host in fleet.hosts:
         path = str(host.values.get("fl_task") or "")
         if path and path not in verdicts:
             whole = os.path.join(fleet.checkout, os.path.expanduser(path))
-            problem = _folder_problem(whole) if os.path.isdir(whole) else None
-            verdicts[path] = problem or _task_problem(whole)
+            if os.path.isdir(whole):
+                verdicts[path] = _folder_problem(whole) or _task_problem(os.path.join(whole, MAIN))
+            else:
+                verdicts[path] = _task_problem(whole)
         if path and (text := verdicts[path]):
             yield Problem(host.name, "fl_task", text)
 
 
 def _folder_problem(path: str) -> str | None:
+    from flowerbed.trainer.task import MAIN, UNSENT
+
     sizes: dict[str, int] = {}
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(UNSENT)]
@@ -70,34 +74,33 @@ def _folder_problem(path: str) -> str | None:
         )
     if hiding := sorted({os.path.splitext(name)[0] for name in os.listdir(path)} & HIDDEN):
         return f"is {shown(path)}, in which {hiding[0]} would hide the package of that name: call it otherwise"
-    for whole in sorted(name for name in sizes if name.endswith(".py")):
-        if text := _syntax_problem(whole):
-            return text
-    return None
+    helpers = sorted(name for name in sizes if name.endswith(".py") and name != os.path.join(path, MAIN))
+    return next((text for text in (_parsed(whole)[1] for whole in helpers) if text), None)
 
 
-def _syntax_problem(path: str) -> str | None:
+def _parsed(path: str) -> tuple[ast.Module | None, str | None]:
+    """Return a Python file's statements, or a sentence's end that says why there are none."""
     try:
         with open(path, "rb") as file:
-            ast.parse(file.read())
+            return ast.parse(file.read()), None
     except OSError as error:
-        return f"is {shown(path)}, which cannot be read ({error.strerror}): give the path of a task"
+        return None, f"is {shown(path)}, which cannot be read ({error.strerror}): give the path of a task"
     except (SyntaxError, ValueError) as error:
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
-        return f"is {shown(path)}, which is not Python{line}: correct it"
-    return None
+        return None, f"is {shown(path)}, which is not Python{line}: correct it"
 
 
 def _task_problem(path: str) -> str | None:
-    main = os.path.join(path, "task.py") if os.path.isdir(path) else path
-    if text := _syntax_problem(main):
+    from flowerbed.trainer.task import NAMES
+
+    module, text = _parsed(path)
+    if module is None:
         return text
-    with open(main, "rb") as file:
-        names = set(_defined(ast.parse(file.read()).body))
-    missing = [name for name in TASK_NAMES if name not in names]
+    names = set(_defined(module.body))
+    missing = [name for name in NAMES if name not in names]
     if missing and "*" not in names:
-        needed = listed(TASK_NAMES, limit=4)
-        return f"is {shown(main)}, which lacks {listed(missing, limit=4)}: a task has the functions {needed}"
+        needed = listed(NAMES, limit=4)
+        return f"is {shown(path)}, which lacks {listed(missing, limit=4)}: a task has the functions {needed}"
     return None
 
 

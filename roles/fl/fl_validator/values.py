@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -130,7 +129,6 @@ def types_and_limits(fleet: Fleet) -> Iterator[Problem]:
 
 def weights(fleet: Fleet) -> Iterator[Problem]:
     """The devices' weights make sense together: Flowerbed's own rules say so."""
-    sys.path.insert(0, str(fleet.checkout / "fl_app"))
     from flowerbed.rounds.weights import problems
 
     given = {host.name: host.values["fl_weight"] for host in fleet.devices if "fl_weight" in host.values}
@@ -146,7 +144,6 @@ def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
             continue
         if name == "FedAvg" and not given:
             continue
-        sys.path.insert(0, str(fleet.checkout / "fl_app"))
         try:
             from flowerbed.rounds.strategy import fitting  # which takes a second
         except ImportError:  # Flower is the server's, which says itself what it lacks
@@ -157,9 +154,11 @@ def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
 
 def metric(fleet: Fleet) -> Iterator[Problem]:
     """It is known whether more or less of the metric is better that chooses the best model."""
+    from flowerbed.metrics import LOSS, is_share
+
     for server in fleet.servers:
         name = str(server.values.get("fl_metric", "auto"))
-        known = name in ("auto", "loss") or name.split("_")[-1] == "accuracy"
+        known = name in ("auto", LOSS) or is_share(name)
         if not known and server.values.get("fl_metric_better", "auto") == "auto":
             yield Problem(server.name, "fl_metric_better", f"is auto, but fl_metric is {name}: say higher or lower")
 
