@@ -15,7 +15,6 @@ from pyarrow import parquet
 import python36
 from flowerbed.dataset import DatasetError, DatasetWarning, arrays, shards
 
-APP = Path(arrays.__file__).parents[2]
 ROWS = 20
 READINGS = {
     "hour": np.arange(ROWS),
