@@ -19,9 +19,10 @@ LEARNT = {
 
 
 def call(checkout: Checkout, line: str) -> Played:
-    """Call a command of a page, in a shell; make has the packages of this environment, not the flags of make test."""
+    """Call a command of a page, in a shell; make has the packages of this environment, not what make test was given."""
     program, rest = line.split(" ", 1)
-    line = f"env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --old-file=.venv {rest}" if program == "make" else line
+    given = "-u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS"
+    line = f"env {given} make --old-file=.venv {rest}" if program == "make" else line
     path = shlex.quote(f"{BIN}{os.pathsep}{os.environ['PATH']}")
     played = Playing(["bash", "-c", f"PATH={path} {line}"], checkout.folder).end()
     assert played.status == 0, played.text

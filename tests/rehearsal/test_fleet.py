@@ -223,10 +223,9 @@ def test_what_a_task_requires_is_looked_for_in_the_image_and_can_be_built_into_o
     (tmp_path / "Dockerfile").write_text(lines.replace("install", "install --no-index --find-links ."))
     docker("cp", f"{tmp_path}/.", f"{lab.boards.name}-rpi-1:/root/image")
     lab.boards.root("rpi-1", "docker build --quiet --network none --tag own/with-example:1 /root/image")
-    lab.set_variables("rpi-1", trainer_image="own/with-example:1")
+    lab.set_variables("rpi-1", trainer_image="docker.io/own/with-example:1")
     lab.play("deploy", "--limit", "rpi-1", **given)
     assert lab.trainer("rpi-1")["ready"]
-    lab.set_variables("rpi-1", trainer_image="docker.io/own/rpi")
 
 
 def test_a_board_that_leaves_the_inventory_is_stopped_and_the_experiment_goes_on(lab):
