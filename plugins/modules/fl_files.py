@@ -69,13 +69,14 @@ MARK = "flowerbed.json"
 PRODUCTS = re.compile(
     r"supervisord\.(pid|sock(\.\d+)?)|(trainer|control)\.sock|superlink\.db(\.new)?(-\w+)?"
     r"|logs/(supervisord|trainer|client|server|superlink|supernode)\.log(\.\d+)?"
+    r"|tls/(key\.pem|authority\.(key|pem))(\.new)?"
     r"|slots/(bell|slot-\d+)"
     r"|(state|packages|packages\.new)/.*"
     r"|app/(.+/)?__pycache__/[^/]+\.pyc(\.\d+)?"
     r"|shards/((manifest|shares)\.json|\.state\.json|[^/]+/(train|heldout)\.npz|\.(staging|fetched)/.*)"
     r"|flwr/(source|apps/.*)"
 )
-FOLDERS = ("app", "logs", "programs", "slots", "state", "packages", "packages.new", "shard", "shards", "flwr")
+FOLDERS = ("app", "logs", "programs", "slots", "state", "packages", "packages.new", "shard", "shards", "flwr", "tls")
 # What a Flowerbed that wrote nothing down placed
 EARLIER = re.compile(
     r"(trainer|client|server|deployed)\.json|supervisord\.conf|programs/(trainer|client|server)\.conf"

@@ -29,6 +29,8 @@ LIMITS: dict[str, Limit] = {
     "fl_examples_cap": (lambda number: number > 1, " above 1"),
     "fl_server_port": PORT,
     "fl_node_port": PORT,
+    "identity_days": AT_LEAST_1,
+    "identity_authority_days": AT_LEAST_1,
     "raspberry_pi_swap": AT_LEAST_0,
     "jetson_swap": AT_LEAST_0,
 }
