@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from authority import Authority
 from flowerbed import server_socket
 from flowerbed.trainer.task import task_hash
 from flowerbed.trainer_socket import TrainerSocket
@@ -94,12 +95,15 @@ class Fleet:
         self.devices = [f"d{index}" for index in range(len(sizes))]
         self.address = f"127.0.0.1:{free_port()}"
         self.processes: dict[tuple[str, str], subprocess.Popen] = {}
+        authority = Authority(folder / "server/tls")
+        authority.server()
         self._place("server", heldout=shard(99, 64))
         for index, size in enumerate(sizes):
             self._place(f"d{index}", train=shard(index, size), heldout=shard(50 + index, 20))
             self._write(
                 f"d{index}/client.json", {"name": f"d{index}", "server": self.address, "trainer": "trainer.sock"}
             )
+            authority.device(folder / f"d{index}/tls", f"d{index}")
         self._write("server/server.json", {"address": self.address, "control": "control.sock", "devices": self.devices})
         try:
             self.start()

@@ -1,45 +1,53 @@
 """The client and its server, without any trainer: they find each other again and again, and say little about it."""
 
+import asyncio
+import contextlib
 import json
-import signal
+import shutil
+import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
-import grpc
 import pytest
 
 import fleet
+from authority import Authority
 from flowerbed import server_socket
+from flowerbed.link import identity
 from flowerbed.link.answers import ClientConfig
 from flowerbed.link.stream import device as devices
 from flowerbed.trainer_socket import TrainerError, TrainerSocket
 
 
 class Pair:
-    """A server that knows `d0` and `d1`, and programs in the same folder; each logs to `<name>.log`."""
+    """A server that knows `d0` and `d1`, and a client `d0` in a folder of its own; each logs beside its file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, f"127.0.0.1:{fleet.free_port()}"
+        self.authority = Authority(folder / "tls")
+        self.authority.server()
         self.write("server.json", {"address": self.address, "control": "control.sock", "devices": ["d0", "d1"]})
         self.client("d0")
 
     def write(self, name: str, content: object) -> None:
+        (self.folder / name).parent.mkdir(exist_ok=True)
         (self.folder / name).write_text(json.dumps(content))
 
     def client(self, name: str) -> None:
-        self.write(f"{name}.json", {"name": name, "server": self.address, "trainer": "trainer.sock"})
+        self.write(f"{name}/client.json", {"name": name, "server": self.address, "trainer": "trainer.sock"})
+        self.authority.device(self.folder / name / "tls", name)
 
     def running(self, program: str, config: str):
-        return fleet.running(program, self.folder / f"{config}.json")
+        name = f"{config}.json" if program == "server" else f"{config}/client.json"
+        return fleet.running(program, self.folder / name)
 
     def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
+        return (self.folder / (f"{name}/client.log" if name[0] == "d" else f"{name}.log")).read_text()
 
     def status(self, wait: float | None = None, devices: tuple[str, ...] = ("d0",)) -> dict:
         return server_socket.status(str(self.folder / "control.sock"), list(devices), wait)
@@ -74,7 +82,7 @@ def test_a_client_waits_for_its_server_without_noise_and_comes_back_whenever_it_
         assert "/numpy/" in libraries and "/torch/" not in libraries
 
 
-@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "all_proxy"])
 def test_a_proxy_for_downloads_is_not_asked_for_the_server(pair, monkeypatch, variable):
     monkeypatch.setitem(fleet.ENVIRONMENT, variable, "http://127.0.0.1:9")  # where nothing listens
     with pair.running("server", "server"), pair.running("client", "d0"):
@@ -90,59 +98,112 @@ def test_a_client_that_goes_is_noticed_at_once(pair):
         assert pair.status()["devices"]["d1"]["last_seen"] is None
 
 
-def test_a_client_that_was_stopped_makes_room_for_another_of_its_name_which_its_copy_does_not_get(pair):
-    with pair.running("server", "server"), pair.running("client", "d0") as first:
+def test_of_a_card_and_its_copy_the_newer_is_in_as_long_as_it_lives(pair):
+    with pair.running("server", "server"), pair.running("client", "d0"):
         pair.status(wait=30)
-        with pair.running("client", "d0"):  # a copied card
+        shutil.copytree(pair.folder / "d0", pair.folder / "d0-copy")
+        with pair.running("client", "d0-copy"):
+            fleet.wait_until(lambda: "joined" in pair.log("d0-copy"), 20, "the copy's connection")
             fleet.wait_until(
-                lambda: "another device called d0, at 127.0.0.1" in pair.log("d0"), 20, "the copy's refusal"
+                lambda: "another one with the identity of d0, at 127.0.0.1" in pair.log("d0"), 20, "a word"
             )
-            first.send_signal(signal.SIGSTOP)
-            fleet.wait_until(lambda: "d0 connected anew" in pair.log("server"), 20, "the second connection")
-            assert pair.status()["devices"]["d0"]["connected"]
-        assert pair.log("server").count("two devices call themselves d0") == 1
+            assert "a newer connection with its identity came from 127.0.0.1" in pair.log("d0")
+            assert pair.log("server").count("two devices have the identity of d0") == 1
+            time.sleep(3)  # in which the older one tries again
+            assert "has no connection" not in pair.log("d0-copy")
+        fleet.wait_until(lambda: pair.log("d0").count("joined") == 2, 20, "the older one to be let in again")
 
 
 def test_a_device_the_server_does_not_know_is_told_so_once(pair, caplog, monkeypatch):
     """It tries again, ever more seldom, until there is a server that knows it."""
     waited = []
 
-    def sleep(seconds):
-        waited.append(seconds)
+    async def sleep(seconds, sleep=asyncio.sleep):
+        if seconds != devices.LOOK_SECONDS:
+            waited.append(seconds)
         if len(waited) == 4:
             raise KeyboardInterrupt
-        time.sleep(seconds)
+        await sleep(seconds)
 
-    monkeypatch.setattr(devices, "time", SimpleNamespace(sleep=sleep))
-    pair.client("stranger")
+    pair.client("d9")
+    pair.authority.forget("d9")
+    monkeypatch.setattr(devices.asyncio, "sleep", sleep)
     with caplog.at_level("INFO", "flowerbed.client"), pair.running("server", "server"):
+        fleet.wait_until(lambda: "listens" in pair.log("server"), 20, "the server")
         with pytest.raises(KeyboardInterrupt):
-            devices.serve(ClientConfig.load(pair.folder / "stranger.json"))
-        assert "stranger" not in pair.status()["devices"]
+            devices.serve(ClientConfig.load(pair.folder / "d9/client.json"))
+        assert "d9" not in pair.status(devices=())["devices"]
     assert waited == [0.1, 0.2, 0.4, 0.8]
     waits, refused = caplog.messages
-    assert "waits for" in waits and "has no device stranger: run deploy.yml" in refused
-    assert pair.log("server").count("calls itself 'stranger'") == 1
+    assert "waits for" in waits and "no such device is deployed: it was taken out, or reset" in refused
+    assert pair.log("server").count("refused d9 at 127.0.0.1: no such device is deployed") == 1
 
 
 def test_a_server_of_another_version_is_told_from_one_that_is_away(pair):
-    other = grpc.server(ThreadPoolExecutor(1))  # which has no such call
-    other.add_insecure_port(pair.address)
-    other.start()
-    with pair.running("client", "d0"):
-        fleet.wait_until(lambda: "of another version of Flowerbed: run deploy.yml" in pair.log("d0"), 20, "the word")
-        other.stop(None).wait()
-        with pair.running("server", "server"):
-            assert pair.status(wait=30)["devices"]["d0"]["connected"]
+    context = identity.context(pair.folder / "tls", ssl.Purpose.CLIENT_AUTH)
+    host, port = pair.address.split(":")
+    with socket.create_server((host, int(port))) as other:
+        threading.Thread(target=lambda: speak(context, other), daemon=True).start()
+        with pair.running("client", "d0"):
+            fleet.wait_until(lambda: "of another version of Flowerbed: it sent" in pair.log("d0"), 20, "the word")
+            other.close()
+            with pair.running("server", "server"):
+                assert pair.status(wait=30)["devices"]["d0"]["connected"]
+
+
+def speak(context: ssl.SSLContext, server: socket.socket) -> None:
+    """Say something else to all that come."""
+    with contextlib.suppress(OSError):
+        while True:
+            with contextlib.suppress(ssl.SSLError):
+                context.wrap_socket(server.accept()[0], server_side=True).sendall(b"SSH-2.0-OpenSSH_9.2\r\n" * 20)
 
 
 def test_a_refused_device_is_let_in_once_the_server_knows_it(pair):
+    pair.authority.forget("d0")
+    with pair.running("client", "d0"), pair.running("server", "server"):
+        fleet.wait_until(lambda: "no such device is deployed" in pair.log("d0"), 20, "the refusal")
+        pair.authority.device(pair.folder / "d0/tls", "d0")  # both take it up as they run
+        assert pair.status(wait=30)["devices"]["d0"]["connected"]
+
+
+def test_a_device_without_an_identity_says_so(pair):
+    (pair.folder / "d0/tls/authority.pem").write_text("what")
     with pair.running("client", "d0"):
-        pair.write("other.json", json.loads((pair.folder / "server.json").read_text()) | {"devices": ["d1"]})
-        with pair.running("server", "other"):
-            fleet.wait_until(lambda: "has no device d0" in pair.log("d0"), 20, "the refusal")
-        with pair.running("server", "server"):
-            assert pair.status(wait=30)["devices"]["d0"]["connected"]
+        fleet.wait_until(lambda: "authority.pem is not a file of PEM: run deploy.yml" in pair.log("d0"), 20, "the word")
+
+
+def test_a_device_whose_certificate_has_expired_knows_where_to_look(pair):
+    pair.authority.device(pair.folder / "d0/tls", "d0", (-9, -1))
+    with pair.running("server", "server"), pair.running("client", "d0"):
+        fleet.wait_until(lambda: "its logs/server.log says why" in pair.log("d0"), 20, "the word")
+        fleet.wait_until(lambda: "refused 127.0.0.1: its certificate has expired" in pair.log("server"), 20, "why")
+
+
+@pytest.mark.parametrize(("what", "sentence"), [
+    ("another authority", "its certificate is not of this fleet's authority: run deploy.yml"),
+    ("another name", "its certificate is for another address: run deploy.yml"),
+])  # fmt: skip
+def test_a_server_that_is_another_is_not_believed(pair, what, sentence):
+    if what == "another authority":
+        Authority(pair.folder / "tls").server()
+    else:
+        pair.write("d0/client.json", {"name": "d0", "server": pair.address.replace(".1:", ".2:"), "trainer": "t.sock"})
+        pair.write(
+            "server.json", {"address": pair.address.replace(".1:", ".2:"), "control": "c.sock", "devices": ["d0"]}
+        )
+    with pair.running("server", "server"), pair.running("client", "d0"):
+        fleet.wait_until(lambda: sentence in pair.log("d0"), 20, "the word")
+
+
+def test_a_server_without_an_identity_says_so(pair):
+    (pair.folder / "tls/certificate.pem").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "flowerbed.server", "server.json"], cwd=pair.folder, env=fleet.ENVIRONMENT,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith("the server has no identity to show: ")
+    assert "tls/certificate.pem cannot be read: No such file or directory" in done.stderr
 
 
 def test_status_asks_the_server(pair):

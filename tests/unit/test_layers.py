@@ -16,7 +16,7 @@ LAYERS = [
     ["words", "tensors", "memory", "metrics", "parts", "unix_http", "flower_private"],
     ["trainer", "dataset"],
     ["trainer_socket", "server_socket"],
-    ["link.content", "link.answers", "link.life"],
+    ["link.content", "link.identity", "link.answers", "link.life"],
     ["rounds"],
     ["link.stream", "link.superlink"],
     ["server"],
@@ -25,8 +25,8 @@ LAYERS = [
 # A device's code knows nothing of the server's, nor the other way round.
 DEVICE = ["client", "link.answers", "link.stream.device", "link.superlink.client_app", "trainer"]
 SERVER = [
-    "server", "submit", "rounds", "link.stream.grid", "link.stream.connections", "link.stream.submit",
-    "link.superlink.server_app", "link.superlink.submit", "link.superlink.database",
+    "server", "submit", "rounds", "link.stream.grid", "link.stream.connections", "link.stream.registry",
+    "link.stream.submit", "link.superlink.server_app", "link.superlink.submit", "link.superlink.database",
 ]  # fmt: skip
 
 

@@ -47,7 +47,8 @@ def test_empty_parts_are_not_sent():
 @pytest.mark.parametrize(
     "data",
     [b"", b"\xff\xfe", b"5", b"[]", b"{}", b"null", b"[" * 1000, header(words=-1), header(tensors=1.5), header(id=True),
-     header(kind="fit"), header(kind=[1]), header(kind=None), header(more=1), header(kind="train" + " " * 2000)],
+     header(kind="fit"), header(kind="bye"), header(kind=[1]), header(kind=None), header(more=1),
+     header(kind="train" + " " * 2000)],
 )  # fmt: skip
 def test_bytes_that_are_no_header_are_refused(data):
     with pytest.raises(wire.ProtocolError, match="it sent"):
@@ -65,3 +66,15 @@ def test_a_body_that_is_not_as_announced_is_refused(parts):
     with pytest.raises(wire.ProtocolError, match="it sent"):
         for part in parts:
             reader.feed(part)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"5", b'{"kind": "refused"}', b"[" * 900])
+def test_bytes_that_are_no_bye_are_refused(data):
+    with pytest.raises(wire.ProtocolError, match="it sent no bye"):
+        wire.Bye.parse(data)
+
+
+def test_a_bye_is_fit_for_a_log():
+    assert wire.Bye.parse(wire.Bye("refused", "no\n\x1b[2J" + "x" * 999).pack()) == wire.Bye(
+        "refused", "no " + "x" * 296 + "…"
+    )

@@ -10,13 +10,15 @@ from typing import Any
 from .. import memory
 from ..parts import Parts
 from ..trainer_socket import TrainerError, TrainerSocket
+from .identity import FOLDER
 
 
 @dataclass(frozen=True)
 class ClientConfig:
     """The content of client.json.
 
-    `overrides` are this device's own values of the run's configuration (batch_size, learning_rate, …).
+    `overrides` are this device's own values of the run's configuration (batch_size, learning_rate, …). `identity` is
+    the folder with its key and certificates (see link.identity).
     """
 
     name: str
@@ -24,6 +26,7 @@ class ClientConfig:
     trainer: str
     overrides: dict[str, Any]
     facts: dict[str, Any]
+    identity: Path
 
     @classmethod
     def load(cls, path: str | Path) -> "ClientConfig":
@@ -32,7 +35,7 @@ class ClientConfig:
             content = json.loads(Path(path).read_text())
             trainer = os.path.join(os.path.dirname(os.path.abspath(path)), content["trainer"])
             return cls(content["name"], content["server"], os.path.relpath(trainer), content.get("overrides") or {},
-                       content.get("facts") or {})  # fmt: skip
+                       content.get("facts") or {}, Path(path).absolute().parent / FOLDER)  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be used as the client's configuration: {error}") from None
 

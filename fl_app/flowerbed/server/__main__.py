@@ -27,11 +27,15 @@ def main() -> None:
     if problem:
         sys.exit(f"the server cannot listen on {address}: {problem}")
 
+    from ..link.identity import FOLDER, IdentityError
     from ..link.stream.grid import StreamGrid  # a second of imports, and only needed now
 
     return_freed_memory()
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    grid = StreamGrid(address, devices)
+    try:
+        grid = StreamGrid(address, devices, path.parent / FOLDER)
+    except IdentityError as error:
+        sys.exit(f"the server has no identity to show: {error}")
     grid.start()
     logging.getLogger("flowerbed.server").info("the server listens on %s for %d devices", address, len(devices))
     for number in (signal.SIGTERM, signal.SIGINT):

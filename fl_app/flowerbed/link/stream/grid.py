@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, Message, RecordDict
@@ -13,8 +14,9 @@ from ... import flower_private
 from ...parts import join
 from ...words import clean
 from ..content import QUERY, make_content, read_content
+from ..identity import MOST_NAME
 from . import wire
-from .connections import MOST_NAME, Connections, Order
+from .connections import Connections, Order
 
 PULL_SECONDS = 0.1
 
@@ -22,19 +24,23 @@ flower_private.allow_messages()
 
 
 class StreamGrid(Grid):
-    """The devices connected to `address` (host:port). `devices` are the names that may connect; ids follow them."""
+    """The devices connected to `address` (host:port). `devices` are the names that may connect; ids follow them.
+
+    `folder` has the server's identity (see link.identity). Raises IdentityError.
+    """
 
     waits = True  # pull_messages returns when there is something, not at once
 
-    def __init__(self, address: str, devices: list[str]) -> None:
+    def __init__(self, address: str, devices: list[str], folder: Path) -> None:
         self.names = {index + 1: name for index, name in enumerate(devices)}
-        self._connections = Connections(address, {name: node for node, name in self.names.items()}, self._settle)
+        nodes = {name: node for node, name in self.names.items()}
+        self._connections = Connections(address, nodes, folder, self._settle)
         self._replies: dict[str, Message] = {}
         self._pending: dict[str, Message] = {}
         self._changed = threading.Condition()
 
     def start(self) -> None:
-        """Accept devices from now on. Raises RuntimeError if the address can't be listened on."""
+        """Accept devices from now on. Raises OSError if the address can't be listened on."""
         self._connections.start()
 
     def last_seen(self, name: str) -> float | None:

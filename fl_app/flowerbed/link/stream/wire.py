@@ -1,13 +1,15 @@
 """What both ends of a stream send, to and from bytes.
 
-The call is gRPC's, both ways, and its messages are raw bytes. One message of ours is several of gRPC's: a header,
+One message is several frames (see `frames`): a header,
 
     {"id": 7, "kind": "train", "words": 213, "tensors": 250168}
 
 a small JSON object, and then so many bytes of words (JSON) and of tensors as it announces, in parts, for tensors may be
 most of a small board's memory. All parts have PART bytes, but for the last of the words and the last of the tensors. An
-answer has the id and the kind of its request. A ping is answered while a device trains; one that is sending something
-shows by that it lives.
+answer has the id and the kind of its request.
+
+Between these, wherever they are, may come what is said about the connection: a device's first frame, its hello; an
+empty one, by which the server asks for a sign of life and a device gives one; and a bye, the server's last word.
 """
 
 import json
@@ -17,19 +19,20 @@ from typing import Any
 
 from ...parts import PART, Parts, drain, split
 from ...tensors import MOST_BYTES
+from ...words import clean
 from ..content import QUERY
 
-SERVICE, METHOD = "flowerbed.Stream", "Join"
-NAME, INSTANCE = "flowerbed-name-bin", "flowerbed-instance"  # in the call's metadata: who calls, and which process
-TRAIN, EVALUATE, PING = "train", "evaluate", "ping"
-KINDS = (QUERY, TRAIN, EVALUATE, PING)
+VERSION = 1  # of what both ends send
+TRAIN, EVALUATE = "train", "evaluate"
+KINDS = (QUERY, TRAIN, EVALUATE)
+PING = b""
 
-MOST_HEADER = 1024  # bytes
-MOST_WORDS = {QUERY: 1 << 22, TRAIN: 1 << 16, EVALUATE: 1 << 16, PING: 0}  # of an answer; a query tells all classes
+MOST_HEADER = 1024  # bytes, as of a hello
+MOST_WORDS = {QUERY: 1 << 22, TRAIN: 1 << 16, EVALUATE: 1 << 16}  # of an answer; a query tells all classes
+MOST_INSTANCE = 80  # characters
 # An update has the model's tensors, perhaps in a type twice as wide, and perhaps another header.
 WIDER, MORE = 2, 1 << 16
 MOST_TENSORS = WIDER * MOST_BYTES + MORE
-MOST_PART = 2 * PART  # of what gRPC lets in; one that is larger than PART is refused with a sentence
 
 
 class ProtocolError(ValueError):
@@ -61,6 +64,52 @@ class Header:
         if header.kind not in KINDS or not all(type(number) is int and number >= 0 for number in numbers):
             raise ProtocolError("it sent a header that makes no sense")
         return header
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A device's first words; `instance` is another one whenever its client is started."""
+
+    instance: str
+    version: int = VERSION
+
+    def pack(self) -> bytes:
+        """Return the hello's bytes."""
+        return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Hello":
+        """Return the hello in `data`. Raises ProtocolError if that is none, or of another version."""
+        try:
+            hello = cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError):
+            raise ProtocolError("it sent no hello") from None
+        if hello.version != VERSION:
+            raise ProtocolError("it is of another version of Flowerbed: run deploy.yml for all")
+        return cls(clean(hello.instance, MOST_INSTANCE))
+
+
+@dataclass(frozen=True)
+class Bye:
+    """Why the server ends a connection: `kind` is one of those below, `why` a sentence's part for people."""
+
+    kind: str
+    why: str
+
+    REFUSED, REPLACED, BROKEN, LATE = "refused", "replaced", "broken", "late"
+
+    def pack(self) -> bytes:
+        """Return the bye's bytes."""
+        return json.dumps(vars(self)).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Bye":
+        """Return the bye in `data`. Raises ProtocolError if that is none."""
+        try:
+            bye = cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError):
+            raise ProtocolError("it sent no bye where one was to come") from None
+        return cls(clean(bye.kind), clean(bye.why))
 
 
 @dataclass
