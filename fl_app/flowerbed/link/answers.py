@@ -26,7 +26,7 @@ class ClientConfig:
     trainer: str
     overrides: dict[str, Any]
     facts: dict[str, Any]
-    identity: Path
+    identity: Path = Path(FOLDER)
 
     @classmethod
     def load(cls, path: str | Path) -> "ClientConfig":
