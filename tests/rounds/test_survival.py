@@ -317,7 +317,7 @@ def test_a_server_s_trainer_that_hangs_is_waited_for_so_long_and_no_longer(pair,
 def test_a_model_that_is_too_large_to_be_sent_is_told_before_anything_trains(pair, monkeypatch):
     monkeypatch.setattr(tensors, "MOST_BYTES", 100_000)
     run = RunConfig.parse(pair.config("large"))
-    grid = StreamGrid("127.0.0.1:0", pair.devices)
+    grid = StreamGrid("127.0.0.1:0", pair.devices, pair.folder / "server/tls")
     with pytest.raises(RunFailed, match=r"the model has 0\.2\d+ MB, but Flowerbed sends at most 0\.1 MB"):
         run_rounds(grid, run, threading.Event())
     with pytest.raises(TrainerError, match="the model has 0.2 MB, but"):
@@ -398,7 +398,7 @@ def liar(pair, lies, scores, *about):
             words = next(scores)
         return wire.write(wire.Message(message.id, message.kind, words, split(packed)))
 
-    return Device(pair.address, "d1", answer)
+    return Device(pair.address, pair.folder / "d1/tls", answer)
 
 
 SCORE = {"metrics": MEASURED, "examples": 20, "seconds_evaluate": 0.1}
