@@ -28,6 +28,7 @@ DOCUMENTATION = """
       - "For example: a task with vars: {flowerbed_progress_file: '{{ runs }}/metrics.jsonl'}."
       - When the run has ended, a table shows the last round by device, and where the model and the metrics are.
       - No rounds are shown in check mode.
+      - A play whose C(hosts) is an empty list is not shown.
       - A failure that several hosts share (but for their names in it) is shown once, with the names of the others.
     requirements:
       - chosen in ansible.cfg (stdout_callback)
@@ -255,6 +256,7 @@ class CallbackModule(ansible_private.Output):
         self._file = Path()
         self._formatter = RunFormatter()
         self._follower: Follower | None = None
+        self._for_none = False  # is the play
         self._failures: dict[str, list[str]] = {}  # of the task that runs: its hosts by message
 
     # -- The rounds of a run ------------------------------------------------------------------------------------------
@@ -314,9 +316,16 @@ class CallbackModule(ansible_private.Output):
         self._end_failures()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Begin another play."""
+        """Begin another play; say nothing of one that is for no host, as what is only done where something is amiss."""
         self._end_failures()
-        super().v2_playbook_on_play_start(play)
+        self._for_none = play.hosts == []
+        if not self._for_none:
+            super().v2_playbook_on_play_start(play)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say that no host is one of those that a play is for."""
+        if not self._for_none:
+            super().v2_playbook_on_no_hosts_matched()
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         """Say that all hosts have failed."""

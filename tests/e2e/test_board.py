@@ -109,6 +109,8 @@ def test_a_board_that_is_off_is_named_and_stopped_when_it_is_next_reached(board)
             assert re.search(r"rpi-1 +unreachable +– +yes", played.text), played.text
     assert "It is stopped when stop.yml or status.yml next reaches it." in played.words
     assert {host for host, _ in board.programs()} == {"rpi-1"} and owed(board) == {"rpi-1": "stop"}
+    words = board.play("playbooks/support").words
+    assert f"Not looked at: rpi-1, for it {sentence.partition(' ')[2]}" in words and "Support bundle, " in words
     off.unlink()
     words = board.play("playbooks/status").words
     assert "rpi-1 was not reached when it was to be stopped. It is stopped now." in words

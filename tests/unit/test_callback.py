@@ -289,3 +289,20 @@ def test_a_failure_of_several_hosts_is_shown_once(tmp_path):
     ((others, first),) = re.findall(r"fatal: \[(.*)\]: FAILED! => as on (.*)\n", done.stdout)
     assert sorted([first, *others.split(", ")]) == ["ha", "hb", "hd"]
     assert "fatal: [e]: FAILED! => " in done.stdout and done.stdout.count("failed=1") == 5
+
+
+FOR_NONE = """
+- name: Only where something is amiss
+  hosts: "{{ [] }}"
+  gather_facts: false
+- name: Of a group that is not there
+  hosts: nobody
+  gather_facts: false
+"""
+
+
+def test_a_play_that_is_for_no_host_is_not_shown(tmp_path):
+    (tmp_path / "play.yml").write_text(FOR_NONE)
+    command = [Path(sys.executable).parent / "ansible-playbook", tmp_path / "play.yml", "-i", "a,"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "amiss" not in done.stdout and done.stdout.count("no hosts matched") == 1

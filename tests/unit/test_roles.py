@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-OF_THE_COMMAND_LINE = {"server": {"rounds", "experiment"}}  # without a default among the role's
+OF_THE_COMMAND_LINE = {"server": {"rounds", "experiment", "force"}}  # without a default among the role's
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 from .config import RunFailed
 
 _NAME = "run.lock"
+_END = "end-after-round"  # is there when somebody waits for the end of the round
 
 
 @contextlib.contextmanager
@@ -20,7 +21,23 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFailed(f"another run of experiment {folder.name} goes on: wait for it, or stop it first") from None
+        (folder / _END).unlink(missing_ok=True)
         yield
+
+
+@contextlib.contextmanager
+def asked_to_end(folder: Path) -> Iterator[None]:
+    """Ask the run of an experiment to end after its round, as long as the context lasts."""
+    (folder / _END).touch()
+    try:
+        yield
+    finally:
+        (folder / _END).unlink(missing_ok=True)
+
+
+def is_to_end(folder: Path) -> bool:
+    """Return whether the run is asked to end after its round."""
+    return (folder / _END).exists()
 
 
 def beat(folder: Path) -> None:

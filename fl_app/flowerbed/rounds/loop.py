@@ -23,7 +23,7 @@ from .. import metrics, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
-from . import advice, initial, needs, replies, sound, strategy, weights
+from . import advice, initial, lock, needs, replies, sound, strategy, weights
 from .checkpoint import Checkpoint, path_of
 from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
@@ -118,11 +118,15 @@ class _Run:
         try:
             while self.round < last:
                 self._one_round(aggregation, watch)
+                if lock.is_to_end(self.experiment.folder):
+                    break
         except RunStopped:
             raise RunStopped(
                 f"stopped in round {self.round + 1}; round {self.round} is the last one finished"
             ) from None
-        return f"rounds {first} to {last} are done" if last > first else f"round {last} is done"
+        done = f"rounds {first} to {self.round} are done" if self.round > first else f"round {self.round} is done"
+        left = last - self.round
+        return f"{done}; {left} more are left, for deploy.yml has waited for this round: run again" if left else done
 
     def _hold(self, model: State) -> None:
         """Hold the global model as it is sent: its tensors are views of that."""

@@ -14,7 +14,7 @@ RECORD = "deployed.json"  # in the server's fl_home: what `fixed` was when each 
 RUN = {
     "fl_examples_cap", "fl_experiment", "fl_initial", "fl_keep_checkpoints", "fl_min_clients", "fl_round_timeout",
     "fl_runs", "fl_seed", "fl_strategy", "fl_strategy_args", "fl_wait_clients", "fl_weight", "server_ready_timeout",
-    "trainer_ready_timeout",
+    "support_seconds", "trainer_ready_timeout",
 }  # fmt: skip
 OF_SUPERLINK = ("fl_node_port",)  # another place in the inventory, another port: of no account where it isn't used
 TASK = ("fl_config", "fl_batch_size", "fl_local_epochs", "fl_learning_rate")
