@@ -22,7 +22,7 @@ PROGRAMS = {
 BROUGHT = {
     **dict.fromkeys(("grpcio", "protobuf", "sqlalchemy"), "flwr"),
     "datasets": "flwr-datasets",
-    "pyyaml": "ansible-core",
+    **dict.fromkeys(("cryptography", "pyyaml"), "ansible-core"),
 }
 # What a device's data may be in, where its owner has installed it
 OPTIONAL = {"pyarrow"}
