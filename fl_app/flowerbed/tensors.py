@@ -18,6 +18,7 @@ _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 TYPES = frozenset(dtype.name for dtype in _NAMES)  # numpy's names of them, and torch's
 MOST_BYTES = 1 << 30  # of a model on its way
 _MAX_HEADER = 100 * 1024 * 1024
+_MOST_DIMENSIONS = 32  # numpy's, until lately
 
 
 class TensorError(ValueError):
@@ -64,19 +65,30 @@ def pieces(arrays, metadata=None):
     return [struct.pack("<Q", len(encoded)), encoded] + found
 
 
-def unpack(buffer):
+def longest_header(arrays):
+    """Return how many bytes a header of such tensors has at most, whoever writes it."""
+    return sum(200 + 50 * array.ndim + len(json.dumps(name)) for name, array in arrays.items()) + (1 << 16)
+
+
+def unpack(buffer, most_header=_MAX_HEADER):
     """Return the tensors of a buffer made by `pack`, as read-only views into it: a dict of name to ndarray.
 
-    Raises TensorError when the bytes are not valid.
+    Raises TensorError when the bytes are not valid, or their header has more than `most_header`: read, it takes many
+    times its own size.
     """
-    header, start = _header(buffer)
+    header, start = _header(buffer, most_header)
     header.pop("__metadata__", None)
     arrays = {}
     for name, entry in header.items():
         try:
             dtype = np.dtype(_DTYPES[entry["dtype"]])
+            if len(entry["shape"]) > _MOST_DIMENSIONS:  # whose product could take hours
+                raise TensorError("tensor %r has a shape that cannot be: more than %d dimensions"
+                                  % (name, _MOST_DIMENSIONS))  # fmt: skip
             shape = tuple(int(size) for size in entry["shape"])
             begin, end = (int(offset) for offset in entry["data_offsets"])
+        except TensorError:
+            raise
         except (KeyError, TypeError, ValueError, OverflowError):
             raise TensorError("tensor %r has a header that cannot be read" % name) from None
         count = 1
@@ -100,11 +112,13 @@ def metadata(buffer):
     return about
 
 
-def _header(buffer):
+def _header(buffer, most=_MAX_HEADER):
     if len(buffer) < 8:
         raise TensorError("%d bytes are too few for a tensor buffer" % len(buffer))
     (length,) = struct.unpack("<Q", bytes(buffer[:8]))
-    if length > min(_MAX_HEADER, len(buffer) - 8):
+    if length > most:
+        raise TensorError("the tensor buffer's header has %d bytes, and at most %d are taken" % (length, most))
+    if length > len(buffer) - 8:
         raise TensorError("the tensor buffer is cut short or is not in safetensors format")
     try:
         header = json.loads(bytes(buffer[8 : 8 + length]).decode("utf-8"))

@@ -21,8 +21,7 @@ _UNITS = ((86400, "day", "d"), (3600, "hour", "h"), (60, "minute", "min"))
 
 def clean(value, longest=LONGEST):
     """Return `value` as one line of printable text, cut to `longest` characters; runs of what is not become a space."""
-    text = value if isinstance(value, str) else str(value)
-    text = text[: 20 * longest]  # escapes and blanks go; what is far beyond the end need not be looked at
+    text = _text(value)[: 20 * longest]  # escapes and blanks go; what is far beyond the end need not be looked at
     text = _ESCAPE.sub("", text)
     text = "".join(" " if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
     text = " ".join(text.split())
@@ -31,8 +30,15 @@ def clean(value, longest=LONGEST):
 
 def clean_trace(lines):
     """Return the last lines of a traceback, cleaned, with their indents; none if `lines` is no list."""
-    lines = [str(line)[: 20 * LONGEST] for line in lines[-MOST_LINES:]] if isinstance(lines, list) else []
+    lines = [_text(line)[: 20 * LONGEST] for line in lines[-MOST_LINES:]] if isinstance(lines, list) else []
     return [" " * min(len(line) - len(line.lstrip(" ")), 8) + clean(line) for line in lines]
+
+
+def _text(value):
+    try:
+        return value if isinstance(value, str) else str(value)
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        return "a %s that cannot be shown" % type(value).__name__
 
 
 def clean_all(value, longest=LONGEST, most=MOST, deepest=DEEPEST):

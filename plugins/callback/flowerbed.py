@@ -69,6 +69,12 @@ def measured(event: Event, name: str, prefix: str = "") -> str:
     return metric(name, metrics.of_event(event, prefix).get(name))
 
 
+def spent(private: Any) -> str:
+    """Return the ε of a round's event as text; without noise it has no bound."""
+    value = private.get("epsilon") if isinstance(private, dict) else None
+    return "∞" if value is None else number(value, 2)
+
+
 def megabytes(value: Any) -> str:
     """Return bytes as megabytes, as text."""
     return number(value, 2, 1e-6)
@@ -140,7 +146,7 @@ class RunFormatter:
         self._last_round: Any = None
         self._devices: list[Event] = []  # of the last round that has ended
         self._pending: list[Event] = []
-        self._heading: list[tuple[str, int, str, str]] = []  # as it was shown last
+        self._heading: list[tuple[str, int]] = []  # as it was shown last
         self._summed_up = False
         self._leading, self._show = "accuracy", []
 
@@ -157,13 +163,14 @@ class RunFormatter:
             self._devices, self._pending = self._pending, []
             self._leading = str(event.get("metric", "accuracy"))
             columns = round_columns(self._leading, self._show)
-            if columns != self._heading:
-                self._heading = columns
+            headings = [("round", 10), *[column[:2] for column in columns], ("seconds", 8), ("clients", 8)]
+            headings += [("ε", 8)] * bool(event.get("privacy"))
+            if headings != self._heading:
+                self._heading = headings
                 yield "", None
-                headings = [("round", 10), *[column[:2] for column in columns], ("seconds", 8), ("clients", 8)]
                 yield "  ".join(name.rjust(width) for name, width in headings), None
             yield self._round(event, columns)
-        elif kind in ("waiting", "initial", "memory", "strategy", "fleet"):
+        elif kind in ("waiting", "initial", "memory", "strategy", "fleet", "privacy"):
             yield str(event.get("message", "")), None
         elif kind in ("problem", "explosion"):
             yield str(event.get("message", "")), constants.COLOR_WARN
@@ -180,6 +187,7 @@ class RunFormatter:
             *((measured(event, name, prefix), width) for _, width, name, prefix in columns),
             (number(event.get("seconds"), 2), 8),
             (f"{number(answered)}/{number(wanted)}", 8),
+            *[(spent(private), 8) for private in [event.get("privacy")] if private],
         ]
         text = "  ".join(cell.rjust(width) for cell, width in cells)
         return text, constants.COLOR_WARN if answered != wanted else None

@@ -51,6 +51,14 @@ def test_a_round_counts_the_devices_that_it_was_meant_to_have():
     assert row.endswith("2/9")
 
 
+def test_a_round_with_privacy_has_its_epsilon():
+    private = {"where": "device", "clip": 1, "noise": 0.5, "delta": 1e-5, "epsilon": 12.3456}
+    heading, row = told({**ROUND, "privacy": private})[1:]
+    assert heading.split()[-2:] == ["clients", "ε"] and row.split()[-2:] == ["9/10", "12.35"]
+    assert told({**ROUND, "privacy": {**private, "epsilon": None}})[-1].split()[-1] == "∞"
+    assert told({"event": "privacy", "message": "each device clips"}) == ["each device clips"]
+
+
 RMSE = {"loss": 0.25, "rmse": 12345.678, "recall": [0.5, 0.25], "top5_accuracy": 0.5}
 
 

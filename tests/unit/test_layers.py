@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom to the top; a module may import those of its own line and of the lines before it.
 LAYERS = [
-    ["words", "tensors", "memory", "metrics", "parts", "unix_http", "flower_private"],
+    ["words", "tensors", "memory", "metrics", "privacy", "parts", "unix_http", "flower_private"],
     ["trainer", "dataset"],
     ["trainer_socket", "server_socket"],
     ["link.content", "link.identity", "link.answers", "link.life"],

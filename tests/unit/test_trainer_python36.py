@@ -53,11 +53,12 @@ def test_an_images_python_3_6_says_what_it_has(python36):
     assert has["python"].startswith("3.6.") and has["torch"].startswith("1.10.") and has["cuda"] == "10.2"
 
 
-def test_the_trainer_trains_on_python_3_6(python36, tmp_path):
+@pytest.mark.parametrize("privacy", [{}, {"clip": 100, "noise": 1e-5}], ids=["plain", "private"])
+def test_the_trainer_trains_on_python_3_6(python36, tmp_path, privacy):
     (tmp_path / "data").mkdir()
     for split, (x, y) in {"train": fleet.shard(0, 60), "heldout": fleet.shard(1, 20)}.items():
         np.savez(tmp_path / "data" / f"{split}.npz", x=x, y=y)
-    losses, examples = train(python36, tmp_path, str(fleet.TASK), "data")
+    losses, examples = train(python36, tmp_path, str(fleet.TASK), "data", privacy=privacy)
     assert examples == 60 and losses[1] < losses[0]
 
 
@@ -70,9 +71,9 @@ def test_an_example_trains_on_python_3_6(python36, tmp_path, example):
     assert examples > 1000 and losses[1] < 0.9 * losses[0]
 
 
-def train(python, folder, task, data):
+def train(python, folder, task, data, **others):
     """Return the losses of a new model and of the trained one, and how many examples it was trained on."""
-    config = {"name": "jetson", "socket": "trainer.sock", "task": task, "data": data, "slots": "slots"}
+    config = {"name": "jetson", "socket": "trainer.sock", "task": task, "data": data, "slots": "slots", **others}
     (folder / "trainer.json").write_text(json.dumps(config))
     with fleet.running("trainer", folder / "trainer.json", python) as process:
         trainer = TrainerSocket(str(folder / "trainer.sock"))

@@ -537,6 +537,32 @@ def test_a_strategy_without_arguments_is_checked(name, text):
     assert found == ([] if text is None else [f"server: fl_strategy_args in {FILE}:3 does not fit {text}"])
 
 
+@pytest.mark.parametrize(
+    ("value", "strategy", "text"),
+    [
+        ({"clip": 1, "noise": "5e-1"}, "Krum", None),
+        ({"clip": 1, "noise": 1, "where": "server"}, "FedAdam", None),
+        ({"clip": 0, "noise": 1}, "FedAvg", "has clip 0, but it must be a number above 0."),
+        ("1", "FedAvg", "is '1', but must be a mapping."),
+        (
+            {"clip": 1, "noise": 1, "where": "server"}, "FedMedian",
+            "has where server, which blurs the updates' mean, but FedMedian takes another: choose one of FedAdagrad, "
+            "FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, or where: device.",
+        ),
+    ],
+)  # fmt: skip
+def test_privacy_is_checked(value, strategy, text):
+    pytest.importorskip("flwr")
+    hosts = [device("a", fl_privacy=value)]
+    found = validate(fleet(*hosts, servers=[host("server", fl_strategy=strategy, fl_privacy=value)]))
+    assert [sentence.partition(f"fl_privacy in {FILE}:3 ")[2] for sentence in found] == ([text] if text else [])
+
+
+def test_privacy_is_the_same_everywhere():
+    found = only(fleet(device("a", fl_privacy={"clip": 1, "noise": 1}), servers=[host("server", fl_privacy={})]))
+    assert found.endswith("is {'clip': 1, 'noise': 1}, but {} for server: it must be the same everywhere.")
+
+
 def test_text_that_yaml_takes_for_no_number_is_one():
     config = {"decay": "1e-2", "deep": {"list": ["-2.5E+3", ".5e1"]}, "name": "1e", "hash": "1e999", "text": "0.5"}
     good = fleet(device("a", fl_config=config), servers=[host("server", fl_strategy_args={"eta": "1e-2"})])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.config import SERVER
+from ..privacy import DEVICE
 
 
 class RunFailed(Exception):
@@ -28,8 +29,8 @@ class RunConfig:
     how many times the median a device's own number of examples may be; `initial` is a file of tensors, or the folder of
     an experiment, from which a new experiment begins; `metric` chooses the best model (auto: accuracy, or loss where
     the task measures none), by `metric_better` (higher, lower, or auto where its name tells), and `show` names those to
-    show; `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one experiment from another, and
-    from one that was begun anew under its name.
+    show; `privacy` is fl_privacy; `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one
+    experiment from another, and from one that was begun anew under its name.
     """
 
     experiment: str
@@ -60,11 +61,17 @@ class RunConfig:
     metric: str = "auto"
     metric_better: str = "auto"
     show: list[str] = dataclasses.field(default_factory=list)
+    privacy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def devices(self) -> list[str]:
         """The names of the devices of this run, in order."""
         return list(self.weights)
+
+    @property
+    def blurred_by(self) -> str | None:
+        """Who adds the noise of fl_privacy, device or server; None if nobody does."""
+        return self.privacy.get("where", DEVICE) if self.privacy else None
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str | None]:
@@ -102,6 +109,8 @@ class RunConfig:
             known["classes"] = len(classes)
         known |= {**self.config, "seed": self.seed, "round": round_number, "rounds": last}
         known |= {"experiment": self.experiment, "experiment_id": self.experiment_id, "task_hash": self.task_hash}
+        if self.blurred_by == DEVICE:
+            known["privacy"] = self.privacy
         return {**known, "fingerprints": self.fingerprints} if self.fingerprints else known
 
     def server_config(self, round_number: int, last: int) -> dict[str, Any]:

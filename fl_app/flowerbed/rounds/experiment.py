@@ -24,7 +24,7 @@ _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
 HIGHER, LOWER = "higher", "lower"  # is better
 _CHANGEABLE = (  # may change from one call to the next, and is then recorded
     "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
-    "link", "seed", "task_hash", "examples_cap", "metric", "metric_better",
+    "link", "seed", "task_hash", "examples_cap", "metric", "metric_better", "privacy",
 )  # fmt: skip
 # Of a data set: who has what of it, which is another when devices come and go
 _SHARES = ("devices", "fingerprint", "fingerprints", "split", "warnings")
@@ -126,7 +126,12 @@ class Experiment:
             "dataset": self.run.dataset,
             "model": {name: [str(array.dtype), list(array.shape)] for name, array in sorted(initial.items())},
         }
-        now = {"id": self.id, **fixed, **{name: getattr(self.run, name) for name in _CHANGEABLE}}
+        now = {
+            "id": self.id,
+            **fixed,
+            "blurred_by": self.run.blurred_by,
+            **{name: getattr(self.run, name) for name in _CHANGEABLE},
+        }
         now = json.loads(json.dumps(now))
         if path.exists():
             try:
@@ -137,6 +142,12 @@ class Experiment:
                 raise RunFailed(
                     f"{path} cannot be used ({error}): restore it, or choose another name with -e experiment=NAME"
                 ) from None
+            if (was := before.get("blurred_by")) != self.run.blurred_by:
+                raise RunFailed(
+                    f"experiment {self.run.experiment} began {_private(was)}, but this run is "
+                    f"{_private(self.run.blurred_by)}: no ε is of both. Choose another name with -e experiment=NAME, "
+                    "or change fl_privacy back"
+                )
             pairs = {
                 "dataset": (_lasting(before.get("dataset")), _lasting(now["dataset"])),
                 "model": (before.get("model"), now["model"]),
@@ -233,6 +244,10 @@ class Experiment:
         if missing:
             self._save_model(checkpoint)
             self.events.record(*missing)
+
+
+def _private(blurred_by: str | None) -> str:
+    return f"with fl_privacy where {blurred_by}" if blurred_by else "without fl_privacy"
 
 
 def _lasting(dataset: Any) -> Any:

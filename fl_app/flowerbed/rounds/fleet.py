@@ -81,8 +81,9 @@ class Fleet:
             arrived = list(self._grid.pull_messages(list(self._queries)))
             now = time.monotonic()
             for message in arrived:
-                node, until = self._queries.pop(message.metadata.reply_to_message_id)
-                self._meet(node, _read("", message, 0, 1, MOST_NAMES), late=now >= until - GRACE_SECONDS)
+                if (query := self._queries.pop(message.metadata.reply_to_message_id, None)) is not None:
+                    node, until = query
+                    self._meet(node, _read("", message, 0, 1, MOST_NAMES), late=now >= until - GRACE_SECONDS)
             waited_for = {node for node, _ in self._queries.values()} - self._silent
             if waited_for and now >= deadline:
                 self._silent |= waited_for
@@ -183,7 +184,8 @@ class Fleet:
                 now = time.monotonic()
                 for message in arrived:
                     took = getattr(message, "arrived", now) - started
-                    yield _read(waiting.pop(message.metadata.reply_to_message_id), message, took, seconds)
+                    if (device := waiting.pop(message.metadata.reply_to_message_id, None)) is not None:  # a first one
+                        yield _read(device, message, took, seconds)
                 if not arrived and now > started + seconds + GRACE_SECONDS:
                     break
                 self._between(arrived, now - started)

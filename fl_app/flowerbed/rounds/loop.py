@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
-from .. import metrics, tensors
+from .. import metrics, privacy, tensors
 from ..link.content import make_content
 from ..trainer_socket import TrainerError
 from ..words import clean
@@ -29,6 +29,7 @@ from .config import RunConfig, RunFailed, RunStopped
 from .evaluator import Evaluator
 from .experiment import Experiment
 from .fleet import Fleet, Reply
+from .private import Accountant, Privacy, unfit
 from .sound import State
 from .strategy import Aggregation
 
@@ -71,6 +72,7 @@ class _Run:
         self.evaluator = Evaluator(run.trainer, stop)
         self.has_test = False
         self.tied: list[list[str]] = []  # the names of each tensor that has several
+        self.frozen: set[str] = set()  # the names of tensors that training leaves alone
         self.classes: tuple[str, list[Any]] | None = None  # the run's, and the device that has them
         self.left_out: dict[str, str] = {}  # why, as it was said last
         self.needed, self.why = max(1, run.min_clients), f"fl_min_clients is {run.min_clients}"  # devices of a round
@@ -81,6 +83,7 @@ class _Run:
         self.weighed: set[str] = set()  # devices whose memory was looked at
         self.said: set[tuple[str, ...]] = set()  # what is said once a run, by what it is about
         self.measured: dict[str, set[str]] = {}  # names of metrics, by the task's function
+        self.privacy: Privacy | None = None
         self.leading = "" if run.metric == "auto" else run.metric  # the metric that chooses the best model
 
     def all_rounds(self) -> str:
@@ -90,12 +93,17 @@ class _Run:
         given = strategy.check(self.run.strategy, self.run.strategy_args, len(willing))
         if (least := strategy.least(self.run.strategy, given)) > self.needed:
             self.needed, self.why = least, f"{self.run.strategy} needs {least}"
+        private = self._check_privacy()
         built, buffers = self._initial()
         model, begins = self._first(built)
         checkpoint = self.experiment.open(model)
         self.round, self.types = checkpoint.round, {name: array.dtype for name, array in built.items()}
         self._hold(checkpoint.model)
-        aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers)
+        if private:
+            accountant = Accountant(self.experiment.folder, begun=self.round > 0)
+            names = privacy.moved(built, buffers, self.frozen, self.tied)
+            self.privacy = Privacy(private, accountant, names, self.tied)
+        aggregation = Aggregation(self.run.strategy, self.run.strategy_args, buffers, noisy=private is not None)
         if dropped := aggregation.recall(checkpoint.memory, checkpoint.memory_rest, self.state):
             self._problem(None, dropped)
         del built, model, checkpoint  # which are as large as the model
@@ -112,6 +120,10 @@ class _Run:
         for remark in advice.remarks(aggregation, self.run.strategy_args, len(willing)):
             log.info(remark)
             self.experiment.events.record({"event": "strategy", "message": remark})
+        if self.privacy:
+            about = self.privacy.remark()
+            log.info(about)
+            self.experiment.events.record({"event": "privacy", "message": about})
         self._say_memory(max(1, self._wanted([], aggregation)))
         watch = advice.Watch(aggregation, self.run.experiment, self.experiment.events.read())
         self._wait_for_devices()
@@ -144,6 +156,16 @@ class _Run:
         for device, sentence in weights.problems(self.run.weights):
             raise RunFailed(f"fl_weight of {device or 'all devices'} {sentence}")
 
+    def _check_privacy(self) -> dict[str, Any] | None:
+        """Return what fl_privacy asks for."""
+        try:
+            private = privacy.parse(self.run.privacy)
+        except ValueError as error:
+            raise RunFailed(f"fl_privacy {error}") from None
+        if private and (problem := unfit(private["where"], self.run.strategy)):
+            raise RunFailed(f"fl_privacy {problem}")
+        return private
+
     def _initial(self) -> tuple[State, set[str]]:
         """Return the tensors of a new model, and the names of those that are not learnt."""
         try:
@@ -155,6 +177,7 @@ class _Run:
         if problem:
             raise RunFailed(problem)
         self.tied = json.loads(about["tied"])
+        self.frozen = set(json.loads(about["frozen"]))
         return tensors.unpack(packed), set(json.loads(about["buffers"]))
 
     def _first(self, built: State) -> tuple[State, str]:
@@ -268,6 +291,8 @@ class _Run:
         chosen, extra = self._choose(number, clients, aggregation, events)
         updates = self._collect(number, chosen, extra, events)
         shares = self._weigh(number, updates, events)
+        if self.privacy:
+            self.privacy.blur(updates, shares)
         told = {device: {"weight": shares[device], "loss": events[device]["loss"]} for device in updates}
         before, self.packed, self.state = sound.outline(self.state), b"", {}
         self._hold(aggregation.aggregate(number, before, {name: (updates.pop(name), told[name]) for name in told}))
@@ -285,6 +310,8 @@ class _Run:
             "clients_answered": len(told),
             "checkpoint": str(path.relative_to(self.experiment.folder)),
         }  # fmt: skip
+        if self.privacy:
+            done["privacy"] = self.privacy.spent()
         done["metric"] = self._leading(done, number)
         self.experiment.save(Checkpoint(number, self.state, memory, rest, [*events.values(), done]))
         self.round = number
@@ -328,7 +355,10 @@ class _Run:
         if about.get("ready") and self.run.fingerprints:  # one that still loads compares it itself
             found, wanted = about.get("fingerprint"), self.run.fingerprints[device]
             if found != wanted:
-                return f"{device} has data of another deployment ({found}, but this run is of {wanted}): run deploy.yml"
+                return (
+                    f"{device} has data of another deployment ({clean(found, 40)}, but this run is of {wanted}): run "
+                    "deploy.yml"
+                )
         return None
 
     def _check_still_fit(self, device: str) -> None:
@@ -369,6 +399,8 @@ class _Run:
         content = make_content(self.packed, {**self.run.task_config(number, self.last), **extra})
         updates: dict[str, State] = {}
         unsound = []
+        if self.privacy:
+            self.privacy.spend(chosen)
         with contextlib.closing(self.fleet.exchange(chosen, "train", content, self.run.round_timeout)) as arriving:
             for reply in arriving:
                 device, event = reply.device, events[reply.device]
@@ -397,7 +429,10 @@ class _Run:
         seconds_client = measured.pop("seconds_client", reply.seconds)
         seconds = round(max(0.0, reply.seconds - seconds_client), 4)
         event.update(_flat(measured["metrics"]), **measured, seconds_transfer=seconds)
-        update = replies.update(reply, self.state, self.types)
+        update = replies.update(reply, self.state, self.types, noisy=self.privacy is not None)
+        if self.privacy:
+            update, length = self.privacy.clipped(self.state, update)
+            event |= {} if length is None else {"update_length": length}
         event["status"] = "ok"
         return update
 

@@ -59,7 +59,7 @@ def lacking(device: str, about: Mapping[str, Any], size: int, link: str) -> str 
         "raise its client_memory, then run deploy.yml",
     ]
     for left, wanted, holder, remedy in zip(told, needed, holders, remedies, strict=True):
-        if isinstance(left, int) and left < wanted:
+        if isinstance(left, int) and 0 <= left < wanted:
             return (
                 f"{holder} has {_size(left)} of memory left, but a model of {_size(size)} takes {_size(wanted)} there, "
                 f"besides what training itself takes: it may be killed; {remedy}"

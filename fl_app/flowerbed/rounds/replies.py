@@ -14,7 +14,7 @@ from . import sound
 from .fleet import Reply
 from .sound import State
 
-_LARGEST = 1e300  # which NaN is not below either
+_LARGEST = 1e15  # of seconds, bytes and examples; NaN is not below it either
 _OPTIONAL = ("seconds_load", "seconds_train", "seconds_evaluate", "seconds_client", "peak_memory_bytes")
 
 
@@ -32,21 +32,21 @@ def scored(reply: Reply) -> dict[str, Any]:
     return _measured(reply, "score", ("examples", "seconds_evaluate"))
 
 
-def update(reply: Reply, model: State, types: Mapping[str, np.dtype]) -> State:
+def update(reply: Reply, model: State, types: Mapping[str, np.dtype], noisy: bool = False) -> State:
     """Return the tensors of an update, in the model's own `types`, with the names and shapes of those of `model`.
 
     They can be averaged and squared: the order of updates does not decide in which type they are summed. Raises
-    Unsound if they can't.
+    Unsound if they can't. In a `noisy` one a variance may be negative.
     """
     device = reply.device
     try:
-        state = tensors.unpack(reply.packed)
+        state = tensors.unpack(reply.packed, tensors.longest_header(model))
     except tensors.TensorError as error:
         raise ValueError(f"{device} sent an update that cannot be read: {clean(error)}") from None
     if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in model.items()}:
         raise ValueError(f"{device} sent an update with other tensors than the model's")
     state = sound.brought(state, types)
-    if fault := sound.faults(state, model, types):
+    if fault := sound.faults(state, model, types, noisy):
         raise Unsound(f"{device} sent an update with {fault}")
     return state
 
@@ -60,8 +60,8 @@ def _measured(reply: Reply, what: str, needed: tuple[str, ...]) -> dict[str, Any
     numbers |= {name: reply.values[name] for name in _OPTIONAL if name in reply.values}
     for name, value in numbers.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not abs(value) < _LARGEST:
-            raise ValueError(f"{device} sent {name} = {str(value)[:40]}, which is not a number")
+        if not number or not 0 <= value < _LARGEST:
+            raise ValueError(f"{device} sent {name} = {clean(value, 40)}, which is not a number that it can be")
     if not isinstance(numbers["examples"], int) or numbers["examples"] < 1:
         raise ValueError(f"{device} sent examples = {numbers['examples']}, which is not a number of examples")
     try:

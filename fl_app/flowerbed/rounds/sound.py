@@ -9,6 +9,7 @@ import numpy as np
 
 State = dict[str, np.ndarray]
 
+_NEGATIVE = "negative variances"
 _EXACT = 2**53  # integers are averaged as float64, which holds them exactly up to here
 
 
@@ -23,18 +24,25 @@ def brought(state: Mapping[str, np.ndarray], types: Mapping[str, np.dtype]) -> S
     return result
 
 
-def faults(state: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], types: Mapping[str, np.dtype]) -> str:
+def faults(
+    state: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], types: Mapping[str, np.dtype], noisy: bool = False
+) -> str:
     """Return what is wrong with tensors of the model's names and shapes, as in "NaN in a, b"; "" if nothing is.
 
-    `model` is the global model that they follow; `types` are the model's own.
+    `model` is the global model that they follow; `types` are the model's own. `noisy` variances may be negative.
     """
     faulty: dict[str, list[str]] = {}
     for name, array in state.items():
-        if fault := _fault(name, array, model[name], types[name]):
+        if (fault := _fault(name, array, model[name], types[name])) and not (noisy and fault == _NEGATIVE):
             faulty.setdefault(fault, []).append(name)
     return "; ".join(
         f"{fault} in {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}" for fault, names in faulty.items()
     )
+
+
+def is_variance(name: str) -> bool:
+    """Return whether a tensor holds variances, by its name: that of BatchNorm's."""
+    return name.split(".")[-1] == "running_var"
 
 
 def outline(model: Mapping[str, np.ndarray]) -> State:
@@ -82,8 +90,8 @@ def _fault(name: str, array: np.ndarray, model: np.ndarray, dtype: np.dtype) -> 
             return f"NaN or infinite values (as {array.dtype})"
         if extremes.size:
             return f"values beyond {_limit(array.dtype):.2g} (whose squares no {array.dtype} holds)"
-    if name.split(".")[-1] == "running_var" and (array < 0).any():
-        return "negative variances"
+    if is_variance(name) and (array < 0).any():
+        return _NEGATIVE
     return None
 
 

@@ -136,9 +136,12 @@ def _converted(value: Any, kind: type) -> tuple[Any, str]:
 
 
 class Aggregation:
-    """A strategy of `flwr.serverapp.strategy` in use. `buffers` names the tensors of a model that are not learnt."""
+    """A strategy of `flwr.serverapp.strategy` in use. `buffers` names the tensors of a model that are not learnt.
 
-    def __init__(self, name: str, arguments: Mapping[str, Any], buffers: set[str]) -> None:
+    With `noisy` updates, a variance that noise has made negative is taken without its sign.
+    """
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], buffers: set[str], noisy: bool = False) -> None:
         given = check(name, arguments)
         kind = getattr(flower, name)
         ours = {"weighted_by_key": WEIGHT, "train_loss_key": LOSS}
@@ -151,7 +154,7 @@ class Aggregation:
             raise RunFailed(f"fl_strategy_args do not fit {name}: {error}") from None
         self.name = name
         self.strategy.min_train_nodes = max(self.strategy.min_train_nodes, least(name, given))
-        self._arguments = dict(arguments)
+        self._arguments, self._noisy = dict(arguments), noisy
         self._buffers = buffers if isinstance(self.strategy, _SERVER_OPTIMISERS) else set()
 
     def choose(self, kind: str, round_number: int, state: State, nodes: list[int], seed: int) -> tuple[list[int], dict]:
@@ -225,7 +228,9 @@ class Aggregation:
         for name in kept:
             held = [places for state, _ in updates.values() if (places := sound.extreme(state[name])) is not None]
             after[name] = np.where(np.any(held, axis=0), before[name], after[name]) if held else after[name]
-        return after
+        return {
+            name: np.abs(array) if self._noisy and sound.is_variance(name) else array for name, array in after.items()
+        }
 
     def _fault(self, after: State, before: State) -> str:
         """Return what is wrong with a model that was made, or with what the strategy remembers of it."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flowerbed.server")
 
+MOST_BYTES = 1 << 26  # of a run.json, which names every device
+
 
 def serve(path: str, grid: StreamGrid) -> None:
     """Answer on the Unix socket `path` for ever."""
@@ -64,8 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
         from ..rounds.config import RunConfig, RunFailed
 
         try:
-            run = RunConfig.parse(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        except (ValueError, TypeError, RunFailed) as error:
+            length = int(self.headers.get("Content-Length", ""))
+            if not 0 <= length <= MOST_BYTES:
+                raise RunFailed(f"the request has {length} bytes, and at most {MOST_BYTES} are taken")
+            run = RunConfig.parse(json.loads(self.rfile.read(length)))
+        except (ValueError, TypeError, RecursionError, RunFailed) as error:
             return self._answer(400, {"message": str(error)})
         with self.server.lock:
             if self.server.run is not None:

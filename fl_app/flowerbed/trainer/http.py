@@ -9,6 +9,7 @@ import threading
 from http.server import BaseHTTPRequestHandler
 
 from ..tensors import MOST_BYTES, TensorError
+from ..words import clean
 from .worker import Refused
 
 READ_SECONDS = 60
@@ -113,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused("the request has %d bytes; at most %d are taken" % (length, MOST_BYTES))
         try:
             config = json.loads(self.headers.get("Flowerbed-Config") or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refused("the header Flowerbed-Config is not JSON") from None
         if not isinstance(config, dict):
             raise Refused("the header Flowerbed-Config is not a JSON object")
@@ -140,12 +141,11 @@ class Handler(BaseHTTPRequestHandler):
             ready.close()
 
     def _answer(self, status, body, metrics=None):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode("utf-8")
+        packed = isinstance(body, (bytes, bytearray))
+        data = body if packed else json.dumps(body).encode("utf-8")
         try:
             self.send_response(status)
-            self.send_header(
-                "Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json"
-            )
+            self.send_header("Content-Type", "application/octet-stream" if packed else "application/json")
             self.send_header("Content-Length", str(len(data)))
             if metrics is not None:
                 self.send_header("Flowerbed-Metrics", json.dumps(metrics))
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         """Keep the log to what went wrong."""
         if len(args) > 1 and str(args[1]) >= "400":
-            super().log_message(format, *args)
+            super().log_message("%s", clean(format % args))
 
 
 def _signal_end(job, wake):

@@ -44,6 +44,19 @@ def learnt(model):
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in places}
 
 
+def frozen(model):
+    """Return the names of the tensors that training leaves alone, by the model: parameters that require no gradient.
+
+    With them go the buffers of a layer all of whose own parameters are so.
+    """
+    still = {id(tensor) for tensor in model.parameters() if not tensor.requires_grad}
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and all(id(tensor) in still for tensor in own):
+            still.update(id(tensor) for tensor in module.buffers(recurse=False))
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in still}
+
+
 def tied(model):
     """Return the names of each tensor that has several, sorted: of weights that are tied."""
     names = {}

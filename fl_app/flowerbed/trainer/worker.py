@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from .. import memory, tensors
+from .. import memory, privacy, tensors
 from ..dataset import DatasetError, DatasetWarning, shards
 from ..metrics import MetricError, checked
 from ..words import clean
@@ -32,7 +32,8 @@ class Worker:
     `config` is the content of trainer.json: name, task (path), data (folder), whether that is a shard, made by a
     deployment, how much of it (MiB) may be in memory, threads (0: as many as there are processors, or 1 where trainers
     take turns), slots (see Slots), image (where it runs in one), the options that the task receives besides a run's
-    configuration, and config, a JSON file with what it receives before there is a run.
+    configuration, config, a JSON file with what it receives before there is a run, and privacy (fl_privacy), which
+    holds whatever a run asks for.
     """
 
     def __init__(self, config):
@@ -45,6 +46,7 @@ class Worker:
         self.facts = {"task_hash": task_hash, "fingerprint": None, "warnings": []}
         self.train_data = self.heldout_data = None
         shared = bool(config.get("slots"))
+        self._privacy = privacy.parse(config.get("privacy") or {})
         self.threads = int(config.get("threads", 0)) or (1 if shared else processors.count())
         self.slots = Slots(config.get("slots"), self.threads)
         self._torch = self._task = self._device = self._model = None
@@ -123,14 +125,15 @@ class Worker:
         )  # fmt: skip
 
     def initial(self, body, config):
-        """Return a new model's tensors, made from `config["seed"]`; the metrics name those not learnt, and the tied."""
+        """Return a new model's tensors, made from `config["seed"]`; the metrics name buffers, the tied, the frozen."""
         config = self._begin(config)
         self._seed(config)
         self._model = None
         model = self._prepare_model(config)
         arrays = state.read(model, state.shapes(model))
         return tensors.pack(arrays), {
-            "buffers": json.dumps(sorted(set(arrays) - state.learnt(model))), "tied": json.dumps(state.tied(model))
+            "buffers": json.dumps(sorted(set(arrays) - state.learnt(model))), "tied": json.dumps(state.tied(model)),
+            "frozen": json.dumps(sorted(state.frozen(model))),
         }  # fmt: skip
 
     def train(self, body, config):
@@ -142,10 +145,11 @@ class Worker:
         examples = _examples(self.train_data)
         if not examples:
             raise Refused("%s has no training examples in %s" % (self.name, self.config["data"]))
+        private = self._private(config)
         memory.reset_peak_memory()
-        model, seconds_load = self._load(body, config)
+        model, seconds_load = self._load(body, config, keep=private is not None)
         started = time.monotonic()
-        shapes = state.shapes(model)
+        shapes, frozen = state.shapes(model), state.frozen(model)
         metrics = self._task.train(model, self.train_data, config)
         seconds_train = time.monotonic() - started
         for parameter in model.parameters():
@@ -155,7 +159,17 @@ class Worker:
         except Refused:
             self._served = ()  # which nothing is: the next call begins with another model
             raise
-        return tensors.pack(arrays), {
+        if private:
+            before = tensors.unpack(body)  # in place of which the update comes
+            names = privacy.moved(arrays, set(arrays) - state.learnt(model), frozen, state.tied(model))
+            try:
+                privacy.blur(before, arrays, names, **private)
+            except ValueError as error:
+                raise Refused("train of the task made %s" % error) from None
+            for name, *others in state.tied(model):
+                for other in others:
+                    before[other][...] = before[name]
+        return body if private else tensors.pack(arrays), {
             "metrics": _measured("train", metrics), "examples": examples, "seconds_load": seconds_load,
             "seconds_train": seconds_train, "peak_memory_bytes": memory.peak_memory(), "tried": self._begun,
         }  # fmt: skip
@@ -207,6 +221,16 @@ class Worker:
         self._served = wanted
         return told
 
+    def _private(self, config):
+        """Return how an update is clipped and blurred before it leaves (None: not at all).
+
+        As the run asks; but no less than was deployed to this device, whatever its server sends.
+        """
+        try:
+            return privacy.stronger(privacy.parse(config.get("privacy") or {}), self._privacy)
+        except ValueError as error:
+            raise Refused("fl_privacy %s" % error) from None
+
     def _deployed(self):
         path = self.config.get("config")
         if not path:
@@ -253,11 +277,11 @@ class Worker:
                              "each with a length, or None")  # fmt: skip
         return data
 
-    def _load(self, body, config):
+    def _load(self, body, config, keep=False):
         started = time.monotonic()
         model = self._prepare_model(config)
         state.write(model, tensors.unpack(body))
-        if isinstance(body, bytearray):  # a request's own: what is in it, the model has now
+        if isinstance(body, bytearray) and not keep:  # a request's own: what is in it, the model has now
             body.clear()
         self._seed(config)  # last: a model that had to be built drew random numbers
         return model, time.monotonic() - started

@@ -12,7 +12,7 @@ from .report import sentences
 CHECKS = (
     groups.no_devices, groups.one_server, groups.not_two_groups,
     names.unknown, names.undefined,
-    values.types_and_limits, values.weights, values.strategy_arguments, values.metric,
+    values.types_and_limits, values.weights, values.strategy_arguments, values.privacy, values.metric,
     values.same_everywhere,
     addresses.server_in_reach, addresses.server_listens, addresses.examples, addresses.boards,
     runtime.docker, runtime.python, runtime.environment, runtime.superlink, places.paths, places.homes, places.ports,

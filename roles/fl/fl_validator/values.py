@@ -9,7 +9,7 @@ from .fleet import Fleet, Problem
 from .names import nearest
 from .report import listed
 
-SAME_EVERYWHERE = ("fl_link", "fl_task")
+SAME_EVERYWHERE = ("fl_link", "fl_task", "fl_privacy")
 
 Limit = tuple[Callable[[float], bool], str]
 AT_LEAST_0: Limit = (lambda number: number >= 0, " of at least 0")
@@ -37,7 +37,7 @@ LIMITS: dict[str, Limit] = {
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping",
          "list": "a list", "str": "text", "path": "a path"}  # fmt: skip
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
-MAPPINGS = ("fl_config", "fl_strategy_args")  # of values whose types nobody says
+MAPPINGS = ("fl_config", "fl_strategy_args", "fl_privacy")  # of values whose types nobody says
 MAY_BE_EMPTY = ("fl_initial",)
 BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
 
@@ -152,6 +152,26 @@ def strategy_arguments(fleet: Fleet) -> Iterator[Problem]:
             continue
         for text in fitting(name, given, len(fleet.devices))[1]:
             yield Problem(server.name, "fl_strategy_args", f"does not fit {name}: {text}")
+
+
+def privacy(fleet: Fleet) -> Iterator[Problem]:
+    """What clips and blurs updates makes sense, and fits the strategy: Flowerbed's own rules say so."""
+    for host in fleet.hosts:
+        given = host.values.get("fl_privacy")
+        if not given or not isinstance(given, dict):
+            continue
+        try:
+            from flowerbed.privacy import parse
+            from flowerbed.rounds.private import unfit
+        except ImportError:  # NumPy is the server's, which says itself what it lacks
+            return
+        try:
+            private = parse(given)
+            text = unfit(private["where"], host.values.get("fl_strategy", "FedAvg")) if host in fleet.servers else None
+        except ValueError as error:
+            text = str(error)
+        if text:
+            yield Problem(host.name, "fl_privacy", text)
 
 
 def metric(fleet: Fleet) -> Iterator[Problem]:
