@@ -21,7 +21,7 @@ from flowerbed.link.stream.grid import StreamGrid
 from flowerbed.parts import split
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds import evaluator as evaluators
-from flowerbed.rounds import lock
+from flowerbed.rounds import lock, running
 from flowerbed.rounds.config import RunConfig, RunFailed
 from flowerbed.rounds.loop import run_rounds
 from flowerbed.trainer_socket import TrainerError
@@ -323,6 +323,26 @@ def test_a_model_that_is_too_large_to_be_sent_is_told_before_anything_trains(pai
     with pytest.raises(TrainerError, match="the model has 0.2 MB, but"):
         pair.trainer("d0").call("train", bytes(200_000), pair.task_config(1))
     assert pair.trainer("d0").health()["ready"]
+
+
+def test_a_run_is_known_by_its_server_and_ends_after_its_round_where_that_is_asked_for(pair):
+    runs, control = pair.folder / "runs", str(pair.folder / "server/control.sock")
+    hold(pair, "d0", "train-2")
+    run = pair.begin("ending", rounds=9)
+    wait_held_up(pair, "d0")
+    assert running.experiments(runs, control) == [runs / "ending"] and running.experiments(runs, "another") == []
+    with pytest.raises(RunFailed), lock.hold(runs / "ending", "another"):
+        pass
+    command = [sys.executable, "-m", "flowerbed.rounds.running", str(runs), control, "--end"]
+    asking = subprocess.Popen(command, env=fleet.ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    fleet.wait_until(lambda: lock.is_to_end(runs / "ending"), fleet.PATIENCE, "the round's end to be asked for")
+    release(pair)
+    said = "rounds 1 to 2 are done; 7 more are left, for deploy.yml has waited for this round: run again\n"
+    assert run.communicate(timeout=fleet.PATIENCE) == (said, "") and run.returncode == 0
+    assert asking.communicate(timeout=fleet.PATIENCE)[0] == '["ending"]\n'
+    assert not lock.is_to_end(runs / "ending") and running.experiments(runs, control) == []
+    with lock.asked_to_end(runs / "ending"):  # a word that is left from before is none to a new run
+        assert pair.run("ending") == (0, "round 3 is done")
 
 
 def test_servers_of_two_inventories_do_not_write_into_one_experiment(pair):

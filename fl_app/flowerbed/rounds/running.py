@@ -16,20 +16,14 @@ POLL_SECONDS = 0.2
 
 def experiments(runs: Path, control: str) -> list[Path]:
     """Return the folders in `runs` of the experiments that the server with this control socket runs."""
-    return [path.parent for path in sorted(runs.glob("*/run.json")) if _by(path, control) and _held(path.parent)]
+    folders = sorted(path.parent for path in runs.glob(f"*/{lock.NAME}"))
+    return [folder for folder in folders if _goes_on(folder, control)]
 
 
-def _by(path: Path, control: str) -> bool:
+def _goes_on(folder: Path, control: str) -> bool:
     try:
-        return json.loads(path.read_text())["control"] == control
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _held(folder: Path) -> bool:
-    try:
-        return lock.held(folder)
-    except OSError:  # no run came so far
+        return lock.held(folder) and lock.holder(folder) == control
+    except (OSError, ValueError):  # it is another user's, or none of ours
         return False
 
 
@@ -45,7 +39,7 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             for folder in found:
                 stack.enter_context(lock.asked_to_end(folder))
-            while any(map(_held, found)):
+            while any(_goes_on(folder, options.control) for folder in found):
                 time.sleep(POLL_SECONDS)
     print(json.dumps([folder.name for folder in found]))
 

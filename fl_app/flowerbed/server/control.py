@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         watcher.start()
         try:
             folder = Path(run.directory)  # another inventory's server may be at work in it
-            with lock.hold(folder), log_to(folder / "logs" / "run.log"):
+            with lock.hold(folder, run.control), log_to(folder / "logs" / "run.log"):
                 return 200, {"message": run_rounds(self.server.grid, run, stop)}
         except RunFailed as error:
             return 422, {"message": str(error)}

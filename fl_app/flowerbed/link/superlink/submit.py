@@ -25,7 +25,7 @@ def do(run: RunConfig, run_file: str, stop: threading.Event) -> str:
     """Hand the run to Flower's deployment engine. Raises RunFailed with a sentence, or RunStopped."""
     with contextlib.ExitStack() as stack:
         folder = Path(run.directory)
-        stack.enter_context(lock.hold(folder))
+        stack.enter_context(lock.hold(folder, run.control))
         submitted = start(run, run_file)
         beats = [0.0]
 
