@@ -8,6 +8,7 @@ curves go to benchmarks/results/.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -55,8 +56,17 @@ def sample(folders: list[Path]) -> dict[str, float]:
             continue
         for unit, value in values.items():
             found[f"{role}, {unit}"] = found.get(f"{role}, {unit}", 0) + value
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    found["disk, MB"] = sum(path.stat().st_size for path in files if path.name != RECORD) / 1e6
+    found["disk, MB"] = sum(map(size, folders)) / 1e6
+    return found
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of the files in a folder, but for the record; some may come and go meanwhile."""
+    found = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.lstat(os.path.join(root, name)).st_size if name != RECORD else 0
     return found
 
 
