@@ -19,10 +19,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from authority import Authority
 from flowerbed import metrics, tensors, words
 from flowerbed.dataset import DatasetError, arrays
 from flowerbed.link.content import QUERY, make_content, read_content
+from flowerbed.link.stream import frames, wire
 from flowerbed.link.stream.grid import StreamGrid
+from flowerbed.parts import PART, Parts
 from flowerbed.rounds import fleet as fleets
 from flowerbed.rounds import loop, needs, replies, weights
 from flowerbed.rounds.config import RunConfig
@@ -317,6 +320,63 @@ def test_an_error_of_flower_s_is_a_line(reason):
     assert is_line(reply.error)
 
 
+# -- The stream --------------------------------------------------------------------------------------------------------
+
+MESSAGES = st.lists(st.builds(
+    wire.Message, st.integers(0, 3), st.sampled_from(wire.KINDS), of("name", "examples"),
+    st.binary(max_size=300).map(lambda data: Parts([data])),
+), max_size=3)  # fmt: skip
+CUTS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3), st.integers(0, 9)), max_size=3)
+
+
+def framed(messages: list[wire.Message]) -> bytes:
+    parts = [part for message in messages for part in [*wire.write(message), None]]
+    return b"".join(frames._HEAD.pack(part is None, len(part or b"")) + (part or b"") for part in parts)
+
+
+@fuzzed
+@given(st.binary(max_size=100) | MESSAGES.map(framed), CUTS, st.integers(1, 64))
+def test_any_bytes_on_a_connection_are_messages_or_end_it(sent, cuts, step):
+    for where, instead, length in cuts:
+        place = int(where * len(sent))
+        sent = sent[:place] + instead + sent[place + length :]
+    got, ended = [], []
+
+    def accept(header):
+        if header.tensors > 300:
+            raise wire.ProtocolError("it sent too much")
+        return header.id < 2
+
+    reader = wire.Reader(accept)
+
+    def received(data, apart):
+        if not apart and (message := reader.feed(data)) is not None:
+            got.append(message)
+
+    connection = frames.Frames(received, ended.append)
+    connection.most = PART
+    while sent:
+        room = connection.get_buffer(-1)
+        assert 0 < len(room) <= PART
+        taken, sent = sent[: min(step, len(room))], sent[min(step, len(room)) :]
+        room[: len(taken)] = taken
+        connection.buffer_updated(len(taken))
+    assert len(ended) <= 1 and all(isinstance(why, wire.ProtocolError) for why in ended)
+    assert all(message.id < 2 and sum(map(len, message.tensors)) <= 300 for message in got)
+
+
+@fuzzed
+@given(st.binary(max_size=60) | of("instance", "version", "kind", "why").map(lambda value: json.dumps(value).encode()))
+def test_any_first_and_last_words_are_those_or_refused(data):
+    for kind in (wire.Hello, wire.Bye, wire.Header):
+        try:
+            said = kind.parse(data)
+        except wire.ProtocolError as error:
+            assert is_line(str(error))
+            continue
+        assert all(is_line(str(value)) for value in vars(said).values())
+
+
 # -- The sockets -------------------------------------------------------------------------------------------------------
 
 METHODS = st.sampled_from(["GET", "POST", "PUT", "\x1b[2J", ""]) | st.text(max_size=5)
@@ -390,9 +450,9 @@ def test_a_trainer_answers_any_request_or_closes(trainer, faults, capfd, data):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("c")
-    threading.Thread(
-        target=control.serve, args=(str(folder / "s"), StreamGrid("127.0.0.1:0", ["d0"])), daemon=True
-    ).start()
+    Authority(folder / "tls").server()
+    grid = StreamGrid("127.0.0.1:0", ["d0"], folder / "tls")
+    threading.Thread(target=control.serve, args=(str(folder / "s"), grid), daemon=True).start()
     while not (folder / "s").exists():
         pass
     return str(folder / "s")
