@@ -37,7 +37,7 @@ from flowerbed.trainer import worker as workers
 from flowerbed.trainer.jobs import Jobs
 
 fuzzed = settings(
-    derandomize=True, deadline=None, max_examples=150,
+    derandomize=True, deadline=None, max_examples=80,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

@@ -159,7 +159,9 @@ def test_something_says_this(sentence):
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [*PAGES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -182,7 +184,7 @@ def test_paths_exist():
 def test_every_page_is_linked_from_the_readme_and_its_contents_are_whole():
     assert len(README.splitlines()) < 250
     assert [page for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in README] == []
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "SECURITY.md"]:
         headings = re.findall(r"(?m)^## (.*)", page.read_text())
         contents = re.findall(r"(?m)^- \[(.*)\]\(#", page.read_text())
         assert not contents or contents == headings, page
