@@ -44,7 +44,7 @@ fuzzed = settings(
 # What is hostile by experience, and what nobody thought of
 WORDS = st.text() | st.sampled_from([
     "\x1b[2J\x1b]0;x\x07", "{{ lookup('pipe', 'id') }}", "{% raw %}", "../../etc/passwd", "/etc/passwd", "a\nb",
-    "\u202ea", "\ud800", "x" * 100_000, "\x00", "NaN", "-", "",
+    "\u202ea", "\ud800", "x" * 7_000, "\x00", "NaN", "-", "",
 ])  # fmt: skip
 NUMBERS = st.integers() | st.floats() | st.sampled_from([
     10**400, -(10**400), 2**63, -(2**63) - 1, 1e308, -1e308, math.inf, -math.inf, math.nan, -0.0, 5e-324, True,
