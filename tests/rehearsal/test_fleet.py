@@ -1,5 +1,7 @@
 """The life of a fleet of boards in the docker runtime, one of each kind: what its user calls, and what goes wrong."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -100,6 +102,29 @@ def test_the_jetsons_are_reached_through_a_jump_host_at_another_port(lab):
         "rpi-1": ("172.30.98.1", "22"), "jetson-2gb-1": ("172.30.98.3", "2222"), "jetson-4gb-1": ("172.30.98.3", "2222")
     }  # fmt: skip
     assert PASSWORD not in "".join(path.read_text() for path in lab.boards.inventory.rglob("*.yml"))
+
+
+def test_host_keys_are_shown_and_recorded_only_if_they_are_accepted(lab):
+    known = lab.boards.state / "known_hosts"
+    original = known.read_text()
+    lines = {line.split()[0]: line.split(" ", 1)[1] for line in original.splitlines()}
+    jump = next(name for name in lines if name.endswith("]:2200"))
+    jetsons = [name for name in lines if name.endswith("]:2222")]
+    (pi,) = {*lines} - {jump, *jetsons}
+    keys = {name: base64.b64decode(key.split()[1]) for name, key in lines.items()}
+    prints = {name: "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+              for name, key in keys.items()}  # fmt: skip
+    try:
+        known.write_text(f"{pi} {lines[jump]}\n")  # of the Pi another, and of all others none
+        words = lab.fail("playbooks/trust", trust=[prints[jetsons[0]]])
+        assert f"{pi} shows ANOTHER host key than before, ED25519 {prints[pi]}" in words
+        assert f"the jump host {jump} shows the host key, ED25519 {prints[jump]}" in words
+        assert known.read_text() == f"{pi} {lines[jump]}\n"
+        lab.play("playbooks/trust", trust=[*prints.values()])  # the jump host's, then those behind it
+        assert sorted(known.read_text().splitlines()) == sorted(original.splitlines())
+        assert lab.play("playbooks/trust")[1]["rpi-1"] == 0
+    finally:
+        known.write_text(original)
 
 
 def test_without_the_password_for_sudo_each_playbook_asks_for_it(lab):

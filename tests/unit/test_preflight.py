@@ -179,7 +179,7 @@ def test_within_the_time_that_asking_took_nothing_is_said_of_the_clock(time):
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        ("Host key verification failed.", "d has an SSH host key that this machine does not know: look at it"),
+        ("Host key verification failed.", "d has an SSH host key that this machine does not know: run playbooks/"),
         ("@ REMOTE HOST IDENTIFICATION HAS CHANGED! @ Host key verification failed.", "d shows another SSH host key"),
         ("pi@192.0.2.11: Permission denied (publickey,password).", "d refuses the login of pi: copy your key there"),
         ("ssh: connect to host 192.0.2.11 port 22: Connection timed out", "d does not answer at 192.0.2.11"),
@@ -215,8 +215,7 @@ JUMP = {"ansible_port": 2222, "ansible_ssh_common_args": "-J me@192.0.2.1 -o Use
         (JUMP, CHANGED.format(file="/k/own", name="[192.0.2.1]:2200"),
          "d is reached by way of 192.0.2.1, which shows another SSH host key than before. If you installed it anew, "
          "forget the old one with ssh-keygen -R '[192.0.2.1]:2200' -f /k/own; if not"),
-        (JUMP, "Host key verification failed.",
-         "accept it with ssh -o ProxyJump=me@192.0.2.1 -o UserKnownHostsFile=/k/own -p 2222 pi@192.0.2.11."),
+        (JUMP, "Host key verification failed.", "does not know: run playbooks/trust.yml, which shows it and asks."),
         ({"ansible_port": "22", "ansible_ssh_private_key_file": "/k/my key"},
          "pi@192.0.2.11: Permission denied (publickey).",
          "d refuses the login of pi: copy your key there with ssh-copy-id -i '/k/my key' pi@192.0.2.11, or"),
@@ -232,6 +231,47 @@ JUMP = {"ansible_port": 2222, "ansible_ssh_common_args": "-J me@192.0.2.1 -o Use
 def test_what_to_do_about_a_connection_has_the_port_the_jump_host_and_the_files_in_use(ssh, message, words):
     (found,) = judge(reach={"unreachable": True, "msg": message}, ssh=ssh)["failures"]["d"]
     assert words in found
+
+
+def test_ssh_is_called_for_a_host_key_as_ansible_calls_it():
+    hosts = {
+        "a": {"ansible_host": "192.0.2.11", "ansible_user": "pi", **JUMP},
+        "b": {"ansible_ssh_args": "-4", "ansible_ssh_extra_args": "-o 'Ciphers x'", "ansible_ssh_executable": "/s"},
+        "c": {"ansible_connection": "local"},
+    }
+    assert preflight.logins([*hosts], hosts) == {
+        "a": {"ssh": "ssh", "options": " -J me@192.0.2.1 -o UserKnownHostsFile=/k/own ", "host": "192.0.2.11",
+              "port": 2222, "user": "pi"},
+        "b": {"ssh": "/s", "options": "-4  -o 'Ciphers x'", "host": "b", "port": 22, "user": ""},
+    }  # fmt: skip
+
+
+def key(fingerprint, changed=False, jump=False):
+    return {"devices": ["a", "b"] if jump else ["a"], "host": "192.0.2.1", "kind": "ED25519", "jump": jump,
+            "fingerprint": f"SHA256:{fingerprint}", "changed": changed}  # fmt: skip
+
+
+KEYS = [key("c", changed=True), key("n"), key("j", jump=True)]
+
+
+def test_host_keys_that_were_changed_are_shown_last_and_loudly():
+    assert preflight.question(KEYS).splitlines() == [
+        "a: 192.0.2.1 shows the host key, ED25519 SHA256:n",
+        "a, b: the jump host 192.0.2.1 shows the host key, ED25519 SHA256:j",
+        "a: 192.0.2.1 shows ANOTHER host key than before, ED25519 SHA256:c",
+        "If you did not install anew what shows another, somebody may stand between you and it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted"),
+    [
+        ("yes", "nj"), ("Y", "nj"), ("no", ""), ("", ""), ("SHA256:c", "c"), (["SHA256:n", "SHA256:j"], "nj"),
+        ("SHA256:n,SHA256:c, SHA256:x", "cn"), ("yes SHA256:n", "n"), ("sha256:c", ""),
+    ],
+)  # fmt: skip
+def test_a_changed_host_key_is_only_accepted_by_its_fingerprint(answer, accepted):
+    assert "".join(each["fingerprint"][-1] for each in preflight.trusted(KEYS, answer)) == accepted
 
 
 @pytest.mark.parametrize(("said", "words"), [

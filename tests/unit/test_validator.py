@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/fl"))
 
 from fl_validator import controller, deployed, validate  # noqa: E402
+from fl_validator.addresses import listen  # noqa: E402
 from fl_validator.deployed import ADVICE  # noqa: E402
 from fl_validator.fleet import Fleet, Host, Source  # noqa: E402
 from fl_validator.names import nearest  # noqa: E402
@@ -182,6 +183,28 @@ def test_server_out_of_reach(address):
 def test_server_listens_on_loopback():
     found = only(fleet(remote("a", "10.0.0.2")))
     assert "server: fl_listen" in found and "is 127.0.0.1, where a cannot reach the server" in found
+
+
+@pytest.mark.parametrize(
+    ("server_host", "address"),
+    [
+        ("127.0.0.2", "127.0.0.2"), ("::1", "::1"), ("localhost", "127.0.0.1"), ("me.localhost.", "127.0.0.1"),
+        ("192.0.2.7", "0.0.0.0"), ("2001:db8::7", "::"), ("desk.example", "0.0.0.0"),
+    ],
+)  # fmt: skip
+def test_the_server_listens_where_devices_reach_it_and_nowhere_else_if_that_is_here(server_host, address):
+    assert listen(server_host) == address
+
+
+def test_devices_that_reach_this_machine_where_the_server_does_not_listen_are_said():
+    server = host("server")
+    server.given.discard("fl_listen")
+    assert only(fleet(device("a"), device("b", fl_server_host="127.0.0.2"), servers=[server])) == (
+        f"b: fl_server_host in {FILE}:3 is 127.0.0.2, but the server listens at 127.0.0.1 alone: "
+        "set fl_listen: 0.0.0.0 for server."
+    )
+    elsewhere = device("c", fl_server_host="192.168.255.1")  # which may be led here
+    assert validate(fleet(elsewhere, servers=[server])) == []
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9092", "http://x", "a b"])

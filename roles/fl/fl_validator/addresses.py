@@ -2,9 +2,10 @@
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterator
 
-from .fleet import Fleet, Problem
+from .fleet import Fleet, Host, Problem
 
 # RFC 5737, RFC 3849
 EXAMPLES = [*map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"))]
@@ -24,6 +25,24 @@ def _only_here(address: object) -> bool:
     if parsed is None:
         return str(address).rstrip(".").split(".")[-1] == "localhost"
     return parsed.is_loopback or parsed.is_unspecified
+
+
+def _is_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is one of this machine."""
+    try:
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
+def listen(server_host: object) -> str:
+    """Return where to listen for devices that reach the server at `server_host`: there, if this machine is that."""
+    parsed = _parse(server_host)
+    if parsed is None:
+        return "127.0.0.1" if _only_here(server_host) else "0.0.0.0"
+    return str(parsed) if _is_here(parsed) else "0.0.0.0" if parsed.version == 4 else "::"
 
 
 def _example(address: object) -> bool:
@@ -58,6 +77,20 @@ def server_listens(fleet: Fleet) -> Iterator[Problem]:
         elif remote and _only_here(address) and not getattr(_parse(address), "is_unspecified", False):
             text = f"is {address}, where {remote[0].name} cannot reach the server: 0.0.0.0 listens everywhere"
             yield Problem(server.name, "fl_listen", text)
+        else:
+            yield from _beside(fleet, server)
+
+
+def _beside(fleet: Fleet, server: Host) -> Iterator[Problem]:
+    """Yield the devices that would reach this machine at another address than that at which the server listens."""
+    here = _parse(server.values.get("fl_listen", ""))
+    if here is None or here.is_unspecified or "fl_listen" in server.given:
+        return
+    for device in fleet.devices:
+        address = _parse(device.values.get("fl_server_host", ""))
+        if address not in (None, here) and _is_here(address):
+            text = f"is {address}, but the server listens at {here} alone: set fl_listen: 0.0.0.0 for {server.name}"
+            yield Problem(device.name, "fl_server_host", text)
 
 
 def examples(fleet: Fleet) -> Iterator[Problem]:

@@ -5,7 +5,13 @@ from difflib import get_close_matches
 
 from .fleet import Fleet, Problem
 
-PLAYBOOK_VARIABLES = ("rounds", "experiment", "confirm", "force")  # of the command line, without a role's prefix
+PLAYBOOK_VARIABLES = (
+    "rounds",
+    "experiment",
+    "confirm",
+    "force",
+    "trust",
+)  # of the command line, without a role's prefix
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:

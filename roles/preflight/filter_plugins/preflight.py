@@ -64,7 +64,7 @@ def reach(answer: dict[str, Any], wanted: dict[str, Any]) -> Finding:
          "shows another SSH host key than before. If you installed it anew, forget the old one with "
          f"{_forget(key, message, wanted['options'])}; if not, somebody may stand between you and it"),
         (r"Host key verification failed|authenticity of host", "key?",
-         f"has an SSH host key that this machine does not know: look at it and accept it with ssh{login}"),
+         "has an SSH host key that this machine does not know: run playbooks/trust.yml, which shows it and asks"),
         (r"Permission denied|Invalid/incorrect password|Authentication fail", "login",
          f"refuses the login of {user or 'this user'}: copy your key there with ssh-copy-id{login}, "
          "or set ansible_user"),
@@ -317,9 +317,50 @@ def _table(report: dict[str, dict[str, Finding]]) -> str:
     return "\n".join(lines)
 
 
+def logins(hosts: list[str], hostvars: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return how ssh is called for those of `hosts` that are reached by it, as the module host_keys has it."""
+    ways = {}
+    for name in hosts:
+        own = hostvars[name]
+        if own.get("ansible_connection", "ssh") not in ("ssh", "ansible.builtin.ssh"):
+            continue
+        options = [str(own.get(f"ansible_ssh_{kind}args") or "") for kind in ("", "common_", "extra_")]
+        login = _login(name, own)
+        ways[name] = {
+            "ssh": own.get("ansible_ssh_executable", "ssh"), "options": " ".join(options), "host": login["address"],
+            "port": login["port"], "user": login["user"],
+        }  # fmt: skip
+    return ways
+
+
+def question(unknown: list[dict[str, Any]]) -> str:
+    """Return a text that shows host keys, those last that were changed, and says what to do about them."""
+    lines = []
+    for key in sorted(unknown, key=lambda each: each["changed"]):
+        whose = f"the jump host {key['host']}" if key["jump"] else key["host"]
+        shows = "shows ANOTHER host key than before" if key["changed"] else "shows the host key"
+        lines.append(f"{', '.join(key['devices'])}: {whose} {shows}, {key['kind']} {key['fingerprint']}")
+    if any(key["changed"] for key in unknown):
+        lines.append("If you did not install anew what shows another, somebody may stand between you and it.")
+    return "\n".join(lines)
+
+
+def trusted(unknown: list[dict[str, Any]], answer: Any) -> list[dict[str, Any]]:
+    """Return the keys that an answer accepts: by their fingerprints, or by "yes" all but those that were changed."""
+    words = re.split(r"[\s,]+", answer) if isinstance(answer, str) else answer
+    everything = [str(word).lower() for word in words] in (["yes"], ["y"])
+    return [key for key in unknown if key["fingerprint"] in words or everything and not key["changed"]]
+
+
 class FilterModule:
     """The filters, by name."""
 
     def filters(self) -> dict[str, Any]:
         """Return them."""
-        return {"preflight_judge": judge, "preflight_barrier": barrier}
+        return {
+            "preflight_judge": judge,
+            "preflight_barrier": barrier,
+            "preflight_logins": logins,
+            "preflight_question": question,
+            "preflight_trusted": trusted,
+        }
