@@ -1,7 +1,10 @@
 """Who is who, as deployments leave it: keys, certificates and what is recorded of them; and what else can be seen."""
 
 import base64
+import contextlib
+import ipaddress
 import json
+import os
 import shutil
 import stat
 import threading
@@ -10,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import TWO_GROUPS, Checkout, Playing
+from checkout import TWO_GROUPS, Checkout, Playing, server_port
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
@@ -150,13 +153,32 @@ def test_a_deployment_to_some_keeps_what_is_recorded_of_others(checkout, seen):
     assert recorded(checkout)[RPI] != given[RPI] and recorded(checkout)[JETSON] == given[JETSON]
 
 
-def test_the_servers_certificate_follows_its_addresses(checkout, seen):
-    (checkout.inventory / "host_vars/server.yml").write_text("fl_server_host: 127.0.0.2\nfl_listen: 127.0.0.1\n")
-    checkout.play("deploy")
+def listening(checkout: Checkout) -> list[tuple[str, int]]:
+    """Return where programs of a checkout listen for connections by TCP."""
+    sockets = set()
+    for process in checkout.processes():
+        for handle in Path("/proc", str(process), "fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(handle))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].partition(":")
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = [bytes.fromhex(address[start : start + 8])[::-1] for start in range(0, len(address), 8)]
+                found.append((str(ipaddress.ip_address(b"".join(words))), int(port, 16)))
+    return found
+
+
+def test_the_servers_certificate_and_its_socket_follow_its_address_and_nothing_else_listens(checkout, seen):
+    port = server_port(checkout.folder)
+    assert listening(checkout) == [("127.0.0.1", port)]
+    checkout.set_variables(fl_server_host="127.0.0.2")
+    checkout.play("deploy")  # which waits until the devices are connected
     names = certificate(checkout, "server").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "127.0.0.2" in {str(name.value) for name in names}
-    (checkout.inventory / "host_vars/server.yml").unlink()
-    checkout.play("deploy")
+    assert listening(checkout) == [("127.0.0.2", port)]
 
 
 def test_a_device_that_is_taken_out_of_the_inventory_is_struck_off(checkout, seen):
