@@ -5,13 +5,8 @@ from difflib import get_close_matches
 
 from .fleet import Fleet, Problem
 
-PLAYBOOK_VARIABLES = (
-    "rounds",
-    "experiment",
-    "confirm",
-    "force",
-    "trust",
-)  # of the command line, without a role's prefix
+# Of the command line, without a role's prefix
+PLAYBOOK_VARIABLES = ("rounds", "experiment", "confirm", "force", "trust")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
