@@ -4,6 +4,8 @@ A task is one file with these four names. To run your own, copy this file and se
 trainer, on the device's own Python and torch (3.6 and 1.10 on a Jetson Nano), so keep to what those know.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from torch import nn
@@ -58,7 +60,10 @@ def _dataset(x, y):
 
 
 def train(model, data, config):
-    """Train `model` in place for `config["local_epochs"]` epochs; return the mean loss and the accuracy."""
+    """Train `model` in place for `config["local_epochs"]` epochs, or for `config["steps"]` steps if there are any.
+
+    Return the mean loss, the accuracy, and where steps are asked for how many were done.
+    """
     device = next(model.parameters()).device
     images, labels = (tensor.to(device) for tensor in data.tensors)
     images = _to_channels(images, config)
@@ -69,24 +74,33 @@ def train(model, data, config):
     optimizer = torch.optim.Adam(model.parameters(), lr=float(config["learning_rate"]))
     start = [parameter.detach().clone() for parameter in model.parameters()] if mu else []
     model.train()
-    total, correct, seen = 0.0, 0, 0
-    for _ in range(int(config["local_epochs"])):
-        for batch in _batches(len(labels), batch_size):
-            optimizer.zero_grad()
-            logits = model(images[batch])
-            loss = F.cross_entropy(logits, labels[batch])
-            objective = loss
-            for parameter, origin in zip(model.parameters(), start):  # FedProx: Li et al., 2020, arXiv:1812.06127
-                objective = objective + mu / 2 * (parameter - origin).pow(2).sum()
-            objective.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(batch)
-            correct += int((logits.argmax(1) == labels[batch]).sum())
-            seen += len(batch)
+    total, correct, seen, steps = 0.0, 0, 0, 0
+    for batch in _round(len(labels), batch_size, config):
+        optimizer.zero_grad()
+        logits = model(images[batch])
+        loss = F.cross_entropy(logits, labels[batch])
+        objective = loss
+        for parameter, origin in zip(model.parameters(), start):  # FedProx: Li et al., 2020, arXiv:1812.06127
+            objective = objective + mu / 2 * (parameter - origin).pow(2).sum()
+        objective.backward()
+        optimizer.step()
+        total += float(loss.detach()) * len(batch)
+        correct += int((logits.argmax(1) == labels[batch]).sum())
+        seen += len(batch)
+        steps += 1
     if not seen:
         raise ValueError("nothing was trained: there are %d images, and local_epochs is %s"
                          % (len(labels), config["local_epochs"]))  # fmt: skip
-    return {"loss": total / seen, "accuracy": correct / seen}
+    measured = {"loss": total / seen, "accuracy": correct / seen}
+    return dict(measured, steps=steps) if "steps" in config else measured
+
+
+def _round(count, size, config):
+    """Yield the batches of a round: local_epochs times all, or as many as the device is to do (fl_target_seconds)."""
+    steps = int(config.get("steps", 0))  # 0 where it is not known yet how fast the device is
+    epochs = itertools.count() if steps else range(int(config["local_epochs"]))
+    batches = (batch for _ in epochs for batch in _batches(count, size))
+    return itertools.islice(batches, steps or None)
 
 
 def _batches(count, size):

@@ -82,7 +82,8 @@ def megabytes(value: Any) -> str:
 
 def status(event: Event) -> str:
     """Return what became of a device in a round."""
-    return ": ".join(str(event[key]) for key in ("status", "reason") if event.get(key))
+    text = ": ".join(str(event[key]) for key in ("status", "reason") if event.get(key))
+    return f"{text}; {event['heldout_reason']}" if event.get("heldout_reason") else text
 
 
 def round_columns(leading: str, show: list[str]) -> list[tuple[str, int, str, str]]:
@@ -98,8 +99,8 @@ def round_columns(leading: str, show: list[str]) -> list[tuple[str, int, str, st
 Column = Callable[[Event], str]
 
 
-def device_columns(leading: str, show: list[str]) -> dict[str, Column]:
-    """Return the columns of the table of devices."""
+def device_columns(leading: str, show: list[str], fitted: bool = False) -> dict[str, Column]:
+    """Return the columns of the table of devices; where these are fitted to their speed, with their steps."""
 
     def of(name: str, prefix: str = "") -> Column:
         return lambda event: measured(event, name, prefix)
@@ -110,6 +111,7 @@ def device_columns(leading: str, show: list[str]) -> dict[str, Column]:
         "device": lambda event: str(event.get("device", NOTHING)),
         "examples": lambda event: number(event.get("examples")),
         "weight": lambda event: number(event.get("weight"), 3),
+        **({"steps": lambda event: number(event.get("steps"))} if fitted else {}),
         **{name: of(name) for name in names},
         **{"held-out" if not show else f"held-out {name}": of(name, "heldout_") for name in heldout},
         "s training": lambda event: number(event.get("seconds_train"), 2),
@@ -196,7 +198,8 @@ class RunFormatter:
         """Yield, once, the table of the last round, and the paths of what the run left beside its metrics."""
         if self._devices and not self._summed_up:
             self._summed_up = True
-            lines = table(self._devices, device_columns(self._leading, self._show))
+            fitted = any("steps" in event for event in self._devices)
+            lines = table(self._devices, device_columns(self._leading, self._show, fitted))
             yield "", None
             for row, text in zip([{}, *self._devices], lines, strict=True):
                 yield text, constants.COLOR_WARN if row.get("status", "ok") != "ok" else None

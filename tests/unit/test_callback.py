@@ -140,6 +140,15 @@ def test_the_table_is_of_the_last_finished_round(tmp_path):
     assert end[5:] == paths  # the table comes once
 
 
+def test_a_device_s_steps_and_why_it_has_no_score_are_in_the_table():
+    lines = told(
+        {**DEVICE, "steps": 250, "heldout_reason": "rpi-1 gave no score: it had not answered"}, LATE, ROUND, ENDED
+    )
+    heading, first, second = lines[lines.index("Done.") + 2 :][:3]
+    assert heading.split()[3] == "steps" and first.split()[3] == "250" and second.split()[3] == "–"
+    assert first.endswith("ok; rpi-1 gave no score: it had not answered") and second.endswith("late: no answer in 9 s")
+
+
 def follow(file, *, until, write):
     """The events that a follower of `file` shows while `write` runs, until there are `until` of them."""
     events, enough = [], threading.Event()

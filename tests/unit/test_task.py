@@ -75,3 +75,12 @@ def test_colour_images_are_brought_to_a_model_of_grey_ones_as_bright_as_they_loo
 def test_channels_that_cannot_be_brought_to_the_model_are_a_sentence():
     with pytest.raises(ValueError, match="the images have 4 channels, but the model has 3: do the data and fl_config"):
         trained(images(8, channels=4), channels=3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"), [(1, [4]), (3, [4, 5, 4]), (5, [4, 5, 4, 5, 4]), (0, [4, 5]), (None, [4, 5])]
+)
+def test_as_many_steps_are_done_as_are_asked_for_over_as_many_passes_as_it_takes(steps, sizes):
+    found, metrics, _ = trained(images(9), **({} if steps is None else {"steps": steps}))
+    assert found == sizes
+    assert metrics.get("steps") == (None if steps is None else len(sizes))

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "roles/fl"))
 
-from fl_validator import controller, deployed, validate  # noqa: E402
+from fl_validator import chosen, controller, deployed, validate  # noqa: E402
 from fl_validator.addresses import listen  # noqa: E402
 from fl_validator.deployed import ADVICE  # noqa: E402
 from fl_validator.fleet import Fleet, Host, Source  # noqa: E402
@@ -662,3 +662,73 @@ def test_a_task_s_folder_has_a_bound_on_its_files_and_they_are_files(tmp_path):
     for folder, sentence in ((many, "a folder of more than 1000 files"), (pipe, "/fifo is no regular file: remove it")):
         [found] = validate(fleet(device("a", fl_task=str(folder)), servers=[host("server", fl_task=str(folder))]))
         assert sentence in found
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"fl_enough": "all"}, None), ({"fl_enough": 2}, None), ({"fl_enough": "0.5", "fl_grace": "2x"}, None),
+        ({"fl_grace": 0}, None), ({"fl_late": "carry", "fl_strategy": "FedAdam"}, None),
+        ({"fl_enough": 0}, "fl_enough in {} is 0, but must be all, a whole number of at least 1, or a fraction"),
+        ({"fl_enough": 3}, "fl_enough in {} is 3, but the inventory has 2 devices: lower it, or write all."),
+        ({"fl_enough": None}, "fl_enough in {} is None, but must be all"),
+        ({"fl_grace": "soon"}, "fl_grace in {} is 'soon', but must be seconds of at least 0, or a multiple"),
+        ({"fl_late": "keep"}, "fl_late in {} is 'keep', which is not one of its choices: choose drop or carry."),
+        ({"fl_late": "carry", "fl_strategy": "Krum"}, "fl_late in {} is carry, but fl_strategy is Krum, which"),
+        ({"fl_target_seconds": "20", "fl_strategy": "FedAvgM"}, None),
+        ({"fl_target_seconds": -1}, "fl_target_seconds in {} is -1, but must be a number of at least 0."),
+        ({"fl_target_seconds": 20, "fl_strategy": "QFedAvg"}, "fl_target_seconds in {} is 20, but fl_strategy is QFed"),
+        ({"fl_round_retries": -1}, "fl_round_retries in {} is -1, but must be a whole number of at least 0."),
+    ],
+)  # fmt: skip
+def test_how_long_a_round_waits(values, text):
+    fleet_of_two = fleet(device("a"), device("b"), servers=[host("server", **values)])
+    if text is None:
+        assert validate(fleet_of_two) == []
+    else:
+        assert only(fleet_of_two).startswith("server: " + text.format(f"{FILE}:3"))
+
+
+def three(value=None, **fields):
+    servers = [host("server")] if value is None else [host("server", fl_devices=value)]
+    jetson = host("c", groups=("devices", "jetson_2gb"))
+    return fleet(device("a"), device("b"), jetson, servers=servers, **fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "fraction"),
+    [
+        (None, "abc", 1), ("devices", "abc", 1), ("rpi", "ab", 1), ("c,a", "ac", 1), (["c", "rpi"], "abc", 1),
+        ("0.5", "abc", 0.5), (0.5, "abc", 0.5), (1, "abc", 1), ("rpi, 0.5", "ab", 0.5), (["a"], "a", 1),
+    ],
+)  # fmt: skip
+def test_the_devices_of_a_run(value, names, fraction):
+    assert validate(three(value)) == [] and chosen.chosen(three(value)) == {"names": [*names], "fraction": fraction}
+    if value is not None:
+        given = three("rpi", extra={"devices": value})
+        assert validate(given) == [] and chosen.chosen(given) == {"names": [*names], "fraction": fraction}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("rp", "has 'rp', which is no device of the inventory and no group of them: did you mean rpi?"),
+        ("server", "has 'server', which is no device of the inventory and no group of them: the groups are all,"),
+        ("", "has '', which is no device"), ([], "names no device: name some, or a group, or write a fraction such as"),
+        (0, "is 0, but a fraction of the devices is one number above 0, and at most 1."), ("2", "is '2', but a"),
+        ("0.5,0.2", "is '0.5,0.2', but a fraction"), ("-0.1", "is '-0.1', but"), (None, "has 'None', which is no"),
+        ({"rpi": 1}, "has \"{'rpi': 1}\", which is no"),
+    ],
+)  # fmt: skip
+def test_devices_that_are_none(value, text):
+    assert only(three(extra={"devices": value})).startswith(f"devices in {FILE}:3 {text}")
+    if value is not None:
+        assert only(three(value)).startswith(f"server: fl_devices in {FILE}:3 {text}")
+
+
+def test_true_is_true_from_the_command_line_too():
+    values = {"a": True, "b": "true", "c": "no"}
+    several = fleet(*(device(name, fl_optional=value) for name, value in values.items()))
+    assert validate(several) == []
+    assert [typed_values(several)[name]["fl_optional"] for name in values] == [True, True, False]
+    assert "fl_optional in" in only(fleet(device("a", fl_optional="perhaps")))

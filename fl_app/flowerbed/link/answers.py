@@ -60,6 +60,8 @@ def handle(
     config = {**config, **client.overrides}
     if "fingerprints" in config:
         config["fingerprint"] = config.pop("fingerprints").get(client.name)
+    if "steps_by_device" in config:
+        config["steps"] = config.pop("steps_by_device").get(client.name, 0)
     try:
         result, metrics = trainer.call_in_parts(job, arrays, config)
     except TrainerError as error:

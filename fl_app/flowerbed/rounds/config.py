@@ -8,10 +8,19 @@ from typing import Any
 
 from ..dataset.config import SERVER
 from ..privacy import DEVICE
+from . import patience
 
 
 class RunFailed(Exception):
     """The run cannot start or go on; the message is a sentence for its user."""
+
+
+class TooFew(RunFailed):
+    """A round has too few updates; `again` says whether that may be otherwise when it is tried again."""
+
+    def __init__(self, message: str, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class RunStopped(Exception):
@@ -29,8 +38,13 @@ class RunConfig:
     how many times the median a device's own number of examples may be; `initial` is a file of tensors, or the folder of
     an experiment, from which a new experiment begins; `metric` chooses the best model (auto: accuracy, or loss where
     the task measures none), by `metric_better` (higher, lower, or auto where its name tells), and `show` names those to
-    show; `privacy` is fl_privacy; `trainer` and `control` are Unix sockets on the server. `experiment_id` tells one
-    experiment from another, and from one that was begun anew under its name.
+    show; `privacy` is fl_privacy; `trainer` and `control` are Unix sockets on the server. `enough` and `grace` are
+    how long a round waits, as `patience` has it, and `late` what becomes of an answer that it did not wait for
+    (drop, or carry into a later round); `chosen` are the devices of this run (none: all), of which a `fraction`
+    trains in each round, and `optional` those whose absence is no news; `round_retries` is how often a round with
+    too few updates is tried again, and `target_seconds` how long each device's share of one is to take (0: as long
+    as the same work takes it). `experiment_id` tells one experiment from another, and from one that was begun anew
+    under its name.
     """
 
     experiment: str
@@ -42,6 +56,9 @@ class RunConfig:
     weights: dict[str, Any]
     config: dict[str, Any]
     undeployed: list[str] = dataclasses.field(default_factory=list)
+    chosen: list[str] = dataclasses.field(default_factory=list)
+    fraction: float = 1
+    optional: list[str] = dataclasses.field(default_factory=list)
     own_data: list[str] = dataclasses.field(default_factory=list)
     overrides: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     control: str = ""
@@ -50,6 +67,11 @@ class RunConfig:
     strategy_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
     round_timeout: float = 3600
+    enough: str | float = patience.ALL
+    grace: str | float = "1x"
+    late: str = "drop"
+    round_retries: int = 2
+    target_seconds: float = 0
     min_clients: int = 1
     wait_clients: float = 60
     superlink: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -66,7 +88,7 @@ class RunConfig:
     @property
     def devices(self) -> list[str]:
         """The names of the devices of this run, in order."""
-        return list(self.weights)
+        return [device for device in self.weights if not self.chosen or device in self.chosen]
 
     @property
     def blurred_by(self) -> str | None:

@@ -23,8 +23,9 @@ log = logging.getLogger("flowerbed.rounds")
 _RANKS = {"held-out": 0, "test": 1}  # what a model is chosen by
 HIGHER, LOWER = "higher", "lower"  # is better
 _CHANGEABLE = (  # may change from one call to the next, and is then recorded
-    "round_timeout", "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights",
-    "link", "seed", "task_hash", "examples_cap", "metric", "metric_better", "privacy",
+    "round_timeout", "enough", "grace", "late", "round_retries", "target_seconds", "chosen", "fraction", "optional",
+    "min_clients", "wait_clients", "strategy", "strategy_args", "config", "overrides", "weights", "link", "seed",
+    "task_hash", "examples_cap", "metric", "metric_better", "privacy",
 )  # fmt: skip
 # Of a data set: who has what of it, which is another when devices come and go
 _SHARES = ("devices", "fingerprint", "fingerprints", "split", "warnings")
@@ -228,7 +229,7 @@ class Experiment:
             event for event in events if event.get("event") == "device" and name in metrics.of_event(event, "heldout_")
         ]
         judges = sum(event.get("heldout_weight", 1) > 0 for event in devices)
-        counting = sum(weights.parse(weight) != 0 for weight in self.run.weights.values())
+        counting = sum(weights.parse(weight) != 0 for weight in map(self.run.weights.get, self.run.devices))
         mean = metrics.of_event(result, "heldout_").get(name)
         good = _is_number(mean) and judges >= min(2, counting)
         return "held-out", Score(name, better, mean if good else None)

@@ -116,6 +116,17 @@ def _for_devices(name: str, given: Mapping[str, Any], devices: int) -> Iterator[
         yield f"num_malicious_nodes is {liars}, but must be fewer than half of the {devices} devices that train"
 
 
+def averages(name: str) -> bool:
+    """Return whether what a strategy uses of updates is their mean by p_m."""
+    kind = getattr(flower, name)
+    return kind.aggregate_train is FedAvg.aggregate_train or issubclass(kind, _OF_THE_MEAN)
+
+
+def averaging() -> str:
+    """Return the names of the strategies that average by p_m, in words."""
+    return ", ".join(filter(averages, names()))
+
+
 def least(name: str, given: Mapping[str, Any]) -> int:
     """Return of how many updates a strategy makes a model, at least."""
     return 4 * given.get("num_malicious_nodes", 0) + 3 if name == "Bulyan" else 1

@@ -59,15 +59,19 @@ def problems(weights: Mapping[str, object]) -> list[tuple[str | None, str]]:
     return wrong
 
 
-def resolve(weights: Mapping[str, object], examples: Mapping[str, int]) -> dict[str, float]:
+def resolve(
+    weights: Mapping[str, object], examples: Mapping[str, int], factors: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Return p_m for the devices in `examples` (number of training examples n_m by device); they sum to 1.
 
-    Raises ValueError when every one of these devices has weight 0.
+    `factors` are what the weight of some is multiplied with first. Raises ValueError when every one of these devices
+    has weight 0.
     """
     raw: dict[str, float] = {}
     for device, count in examples.items():
         value = parse(weights[device])
         raw[device] = float(count) if value == "examples" else 1.0 if value == "uniform" else float(value)
+        raw[device] *= (factors or {}).get(device, 1.0)
     largest = max(raw.values(), default=0)
     if largest <= 0:
         raise ValueError(f"the weights of the devices that answered ({', '.join(raw) or 'none'}) are all 0")

@@ -23,7 +23,7 @@ from .surroundings import Surroundings, set_torch
 
 RETRY_SECONDS = 2
 # What may change from one call to the next; whatever else does begins anew, see `_begin`.
-_PASSING = ("round", "rounds", "task_hash", "fingerprint")
+_PASSING = ("round", "rounds", "task_hash", "fingerprint", "steps")
 
 
 class Worker:

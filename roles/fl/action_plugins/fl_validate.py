@@ -15,7 +15,8 @@ class ActionModule(ActionBase):
     """Fails with all problems of the inventory, or returns what there is to know of its hosts, each by their names.
 
     `hosts`: their fl_* variables and defaults; `overrides`: what a device has otherwise than the run; `fixed`: what
-    only a deployment can change. With `as_deployed`, it is a problem if that is not what is deployed.
+    only a deployment can change; `chosen`: the devices of a run. With `as_deployed`, it is a problem if what only a
+    deployment can change is not what is deployed.
     """
 
     _VALID_ARGS = frozenset(("as_deployed",))
@@ -38,7 +39,7 @@ class ActionModule(ActionBase):
         """Return the problems, as sentences, and if there are none what is known of the hosts."""
         sys.path.insert(0, str(ROLE))
         import fl_validator
-        from fl_validator import controller, deployed, values
+        from fl_validator import chosen, controller, deployed, values
 
         config_file = task_vars["ansible_config_file"]
         problems = controller.problems(sys.version_info[:2], ansible_version, config_file, ROLE.parents[1])
@@ -52,5 +53,6 @@ class ActionModule(ActionBase):
         if problems:
             return problems, {}
         return [], {
-            "hosts": values.typed_values(fleet), "overrides": deployed.overrides(fleet), "fixed": deployed.fixed(fleet)
+            "hosts": values.typed_values(fleet), "overrides": deployed.overrides(fleet),
+            "fixed": deployed.fixed(fleet), "chosen": chosen.chosen(fleet),
         }  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 # Checks import what they need of it when they are made: those of the controller come first.
 sys.path.insert(0, str(Path(__file__).parents[3] / "fl_app"))
-from . import addresses, deployed, groups, names, places, run, runtime, values
+from . import addresses, chosen, deployed, groups, names, places, run, runtime, values, waiting
 from .fleet import Fleet
 from .report import sentences
 
@@ -16,6 +16,7 @@ CHECKS = (
     values.same_everywhere,
     addresses.server_in_reach, addresses.server_listens, addresses.examples, addresses.boards,
     runtime.docker, runtime.python, runtime.environment, runtime.superlink, places.paths, places.homes, places.ports,
+    chosen.devices, waiting.enough, waiting.averaged,
     run.task, run.min_clients, run.experiment, run.rounds,
 )  # fmt: skip
 

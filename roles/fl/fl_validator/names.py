@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from .fleet import Fleet, Problem
 
 # Of the command line, without a role's prefix
-PLAYBOOK_VARIABLES = ("rounds", "experiment", "confirm", "force", "trust")
+PLAYBOOK_VARIABLES = ("rounds", "experiment", "devices", "confirm", "force", "trust")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:

@@ -23,6 +23,8 @@ LIMITS: dict[str, Limit] = {
     "fl_threads": AT_LEAST_0,
     "fl_seed": (lambda number: 0 <= number < 2**32, " from 0 to 4294967295"),
     "fl_round_timeout": ABOVE_0,
+    "fl_round_retries": AT_LEAST_0,
+    "fl_target_seconds": AT_LEAST_0,
     "fl_min_clients": AT_LEAST_1,
     "fl_wait_clients": AT_LEAST_0,
     "fl_keep_checkpoints": AT_LEAST_1,
@@ -39,7 +41,8 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 MAPPINGS = ("fl_config", "fl_strategy_args", "fl_privacy")  # of values whose types nobody says
 MAY_BE_EMPTY = ("fl_initial",)
-BOOLEANS = ("yes", "no", "true", "false", "on", "off", "1", "0")
+TRUE = ("yes", "true", "on", "1")
+BOOLEANS = (*TRUE, "no", "false", "off", "0")
 
 
 def whole(value: Any) -> int | None:
@@ -89,7 +92,8 @@ def wrong(name: str, value: Any, option: Mapping[str, Any]) -> str | None:
 
 def typed(value: Any, option: Mapping[str, Any] | None) -> Any:
     """Return a valid value as what its argument spec says it is: -e and templates give numbers as text."""
-    converters = {"int": whole, "float": number, "str": str, "path": str, "raw": number, "list": _listed}
+    converters = {"int": whole, "float": number, "str": str, "path": str, "raw": number, "list": _listed,
+                  "bool": lambda value: str(value).lower() in TRUE}  # fmt: skip
     convert = converters.get(option.get("type", "str")) if option else None
     converted = convert(value) if convert else None
     return value if converted is None else converted
