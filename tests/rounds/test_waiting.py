@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fleet
-from flowerbed import tensors
+from flowerbed import server_socket, tensors
 from flowerbed.rounds import checkpoint as checkpoints
 from flowerbed.rounds import steps
 
@@ -113,6 +113,8 @@ def test_a_late_answer_is_carried_into_the_next_round_and_counts_less(trio):
     hold(trio, "d1", "train-2")
     run = trio.begin("carried", rounds=2, late="carry", **SOON)
     wait_round(trio, "carried", 1)
+    status = server_socket.status(str(trio.folder / "server/control.sock"), trio.devices)["run"]
+    assert status["round"] == 1 and status["missing"]["d0"].startswith("late: d0 gave no update: it had not answered")
     trio.wait_busy("d1")
     release(trio, "d0", "train-1")
     trio.wait_idle("d0")

@@ -59,7 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             name: {"connected": node in connected, "last_seen": self.server.grid.last_seen(name)}
             for node, name in self.server.grid.names.items()
         }
-        self._answer(200, {"devices": devices, "run": self.server.run})
+        run = self.server.run
+        self._answer(200, {"devices": devices, "run": run and {**run, **_newest_round(Path(run["directory"]))}})
 
     def do_POST(self) -> None:
         """Do a run."""
@@ -78,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(
                     409, {"message": f"a run of experiment {other} goes on: wait for it, or stop it first"}
                 )
-            self.server.run = {"experiment": run.experiment, "since": time.time()}
+            self.server.run = {"experiment": run.experiment, "directory": run.directory, "since": time.time()}
         try:
             answer = self._run(run)
         finally:
@@ -128,6 +129,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the log to what happens to devices and runs."""
+
+
+def _newest_round(folder: Path) -> dict[str, Any]:
+    """Return the number of an experiment's newest round, and in words why a device is missing in it, by device."""
+    from ..rounds.events import Events
+
+    try:
+        events = Events(folder / "metrics.jsonl").read()
+    except OSError:
+        return {}
+    number = max((event["round"] for event in events if event.get("event") == "round"), default=0)
+    missing = {
+        str(event["device"]): ": ".join(str(event[key]) for key in ("status", "reason") if key in event)
+        for event in events
+        if event.get("event") == "device" and event.get("round") == number and event.get("status") != "ok"
+    }
+    return {"round": number, "missing": missing}
 
 
 def _watch(connection: socket.socket, stop: threading.Event, done: threading.Event) -> None:
