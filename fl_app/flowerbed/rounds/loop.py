@@ -562,12 +562,13 @@ class _Run:
                         self._problem(device, f"{reason}; it is left out of round {number}", number)
                     self._log_trace(device, reply.trace)
                     self.fleet.doubt(device)
+                    self.cut |= {device} if reply.late else set()
                     continue
                 if device in chosen:
                     waits.answered(reply.seconds)
                 else:
                     waits.carried()
-                    event.pop("reason")
+                    event.pop("reason", None)
                 if late:
                     reason = f"{device} answered round {reply.round} late: it counts {steps.staleness(late):.3g} times"
                     event.update(status="carried", staleness=late, reason=reason)
@@ -609,7 +610,7 @@ class _Run:
         seconds = round(max(0.0, reply.seconds - seconds_client), 4)
         if self.run.target_seconds:
             done = measured["metrics"].pop("steps", None)
-            if isinstance(done, float) and 1 <= done < fitting.MOST and done.is_integer():
+            if isinstance(done, float) and 1 <= done <= fitting.MOST and done.is_integer():
                 event["steps"] = int(done)
         event.update(_flat(measured["metrics"]), **measured, seconds_transfer=seconds)
         update = replies.update(reply, base, self.types, noisy=self.privacy is not None)
