@@ -197,7 +197,7 @@ def test_a_round_with_too_few_answers_is_tried_again_and_then_the_run_ends(trio)
 
 def test_devices_that_vanish_and_come_back_cost_no_round(trio):
     hold(trio, "d0", "train-1")
-    run = trio.begin("vanished", rounds=1, min_clients=3)
+    run = trio.begin("vanished", rounds=1, min_clients=3, wait_clients=fleet.PATIENCE)
     trio.wait_busy("d0")
     trio.signal("d0", "client")
     trio.signal("d2", "client")
@@ -317,7 +317,8 @@ def test_steps_are_fitted_to_the_speed_of_each_device_and_updates_are_normalised
 
     assert trio.run("fitted", target_seconds=2)[0] == 0  # goes on with what was measured
     third = devices(trio, "fitted", 3)
-    assert all(third[device]["steps"] == third[device]["steps_asked"] > 5 for device in trio.devices)
+    assert all(third[device]["steps"] == third[device]["steps_asked"] for device in trio.devices)
+    assert third["d0"]["steps"] > 3
     assert trio.events("fitted", "problem") == []
 
 
