@@ -677,7 +677,7 @@ def test_a_task_s_folder_has_a_bound_on_its_files_and_they_are_files(tmp_path):
         ({"fl_late": "carry", "fl_strategy": "Krum"}, "fl_late in {} is carry, but fl_strategy is Krum, which"),
         ({"fl_target_seconds": "20", "fl_strategy": "FedAvgM"}, None),
         ({"fl_target_seconds": -1}, "fl_target_seconds in {} is -1, but must be a number of at least 0."),
-        ({"fl_target_seconds": 20, "fl_strategy": "QFedAvg"}, "fl_target_seconds in {} is 20, but fl_strategy is QFed"),
+        ({"fl_target_seconds": 20, "fl_strategy": "FedMedian"}, "fl_target_seconds in {} is 20, but fl_strategy"),
         ({"fl_round_retries": -1}, "fl_round_retries in {} is -1, but must be a whole number of at least 0."),
     ],
 )  # fmt: skip
