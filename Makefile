@@ -14,7 +14,7 @@ PARALLEL := --numprocesses auto --no-loadscope-reorder
 # The newest Flower that installs, and the tests of what stands on it
 NEWEST := 1.42.0
 NEWEST_TESTS := tests/rounds/test_rounds.py $(addprefix tests/unit/test_,$(addsuffix .py, \
-	client flower_private joining replies stream strategy strategy_changes submit wire))
+	client flower_private joining replies stream strategy strategy_changes submit superlink_guard wire))
 
 .PHONY: help demo stop try test test-all test-newest test-arm64 test-gpu lint lock .venv .venv-dev
 

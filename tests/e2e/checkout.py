@@ -216,7 +216,7 @@ class Checkout:
         for pid, command in self.processes().items():
             host = supervisors.get(_parent(pid))
             if host:
-                kinds = {"trainer": "trainer", "client": "client|supernode", "server": "server|superlink"}
+                kinds = {"trainer": "trainer", "client": "client|supernode", "server": "server|link.superlink.guard"}
                 for kind, marks in kinds.items():  # none, of a supervisor's child that is about to become one
                     if re.search(rf"flower(bed\.|-)({marks})", command):
                         found[host, kind] = pid

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -10,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from checkout import needs_superlink
+
+from authority import Authority
+from flowerbed import flower_private
 
 APP = Path(__file__).parents[2] / "fl_app"
 
@@ -41,11 +45,12 @@ def test_a_clientapp_starts_without_what_only_a_supernode_needs():
     assert "sqlalchemy" in plain.stderr and "sqlalchemy" not in ours.stderr
 
 
-class _NoRuns(BaseHTTPRequestHandler):
-    """A SuperLink that knows of no run."""
+class _Busy(BaseHTTPRequestHandler):
+    """A SuperLink that has one run, the first."""
 
     def do_POST(self) -> None:
-        self.send_response(200)
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200 if asked == flower_private.ask_for_run(1, 7) else 403)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -53,11 +58,21 @@ class _NoRuns(BaseHTTPRequestHandler):
 
 
 @needs_superlink
-def test_a_proxy_for_downloads_is_not_asked_for_the_superlink(monkeypatch):
+def test_a_run_is_asked_after_where_the_superlink_is_whatever_proxy_there_is(monkeypatch, tmp_path):
     from flowerbed.link.superlink import client_app
 
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
-    with HTTPServer(("127.0.0.1", 0), _NoRuns) as superlink:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
+    authority = Authority(tmp_path / "server")
+    authority.server()
+    authority.device(tmp_path / "d0", "d0")
+    with HTTPServer(("127.0.0.1", 0), _Busy) as superlink:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "server/certificate.pem", tmp_path / "server/key.pem")
+        superlink.socket = context.wrap_socket(superlink.socket, server_side=True)
         threading.Thread(target=superlink.serve_forever, daemon=True).start()
-        assert client_app.running(f"127.0.0.1:{superlink.server_port}", 1) is False
+        address = f"127.0.0.1:{superlink.server_port}"
+        assert client_app.running(address, tmp_path / "d0", 1, 7) is True
+        assert client_app.running(address, tmp_path / "d0", 2, 7) is False
         superlink.shutdown()
+    assert client_app.running(address, tmp_path / "d0", 2, 7) is True, "it does not answer"

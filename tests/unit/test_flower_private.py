@@ -1,5 +1,6 @@
 """What Flower does not promise and we use: each of these says what broke when a release takes it away."""
 
+import base64
 import sqlite3
 from contextlib import closing
 
@@ -26,16 +27,24 @@ def test_an_error_has_the_number_of_a_node_that_is_not_there():
 
 
 @needs_superlink
-def test_runs_of_a_superlink_are_asked_for_and_read():
-    from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
-    from flwr.proto.run_pb2 import Run, RunStatus
+def test_a_node_asks_for_a_run_and_signs_that():
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from flwr.common.constant import TIMESTAMP_HEADER
+    from flwr.proto.run_pb2 import GetRunRequest
+    from flwr.supercore import constant
+    from flwr.supercore.primitives import asymmetric
 
-    assert ListRunsRequest.FromString(flower_private.ask_for_run(7)).run_id == 7
-    runs = {7: Run(run_id=7, status=RunStatus(status="running")), 8: Run(run_id=8, status=RunStatus(status="finished"))}
-    answer = ListRunsResponse(run_dict=runs).SerializeToString()
-    assert flower_private.runs(answer) == {7: "running", 8: "finished"}
-    with pytest.raises(ValueError, match="."):
-        flower_private.runs(b"\xff\xff")
+    asked = GetRunRequest.FromString(flower_private.ask_for_run(7, 9))
+    assert (asked.run_id, asked.node.node_id) == (7, 9)
+    private = ec.generate_private_key(ec.SECP384R1())
+    headers = flower_private.signed(asymmetric.private_key_to_bytes(private))
+    assert set(headers) == {
+        constant.FLEET_HTTP_PUBLIC_KEY_HEADER, constant.FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER
+    }  # fmt: skip
+    key, signed_at = flower_private.shown(headers)
+    assert key == asymmetric.public_key_to_bytes(private.public_key())
+    signature = base64.b64decode(headers[constant.FLEET_HTTP_SIGNATURE_HEADER])
+    assert asymmetric.verify_signature(private.public_key(), signed_at.isoformat().encode(), signature)
 
 
 @needs_superlink

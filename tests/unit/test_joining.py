@@ -61,6 +61,15 @@ def test_a_node_that_does_not_answer_is_waited_for_once():
         assert time.monotonic() < deadline
 
 
+def test_a_node_is_who_the_link_says_and_one_that_says_another_name_is_left_out():
+    grid = Nodes({1: {"name": "a", "ready": True}, 2: {"name": "a", "ready": True}, 3: {"name": "c", "ready": True}})
+    grid.names = {1: "a", 2: "b", 3: ""}
+    fleet = Fleet(grid, ["a", "b", "c"], threading.Event(), query_seconds=20)
+    assert fleet.refresh() == ["a", "b"]
+    assert fleet.ready("a") and not fleet.ready("b")
+    assert fleet.about["b"] == {"problem": "it is b by its key, but says that it is a: deploy again"}
+
+
 def test_a_query_whose_node_has_gone_or_that_is_over_is_waited_for_no_more():
     grid = Nodes({1: None, 2: None})
     abandoned = []

@@ -23,10 +23,11 @@ LAYERS = [
     ["client", "submit", "status", "tryout"],
 ]
 # A device's code knows nothing of the server's, nor the other way round.
-DEVICE = ["client", "link.answers", "link.stream.device", "link.superlink.client_app", "trainer"]
+DEVICE = ["client", "link.answers", "link.stream.device", "link.superlink.client_app", "link.superlink.key", "trainer"]
 SERVER = [
     "server", "submit", "rounds", "link.stream.grid", "link.stream.connections", "link.stream.registry",
     "link.stream.submit", "link.superlink.server_app", "link.superlink.submit", "link.superlink.database",
+    "link.superlink.guard", "link.superlink.nodes",
 ]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """A run's long waits: for whatever no longer shows a sign of life, there is a limit and a sentence."""
 
-import http.server
 import socket
 import threading
 
@@ -37,7 +36,9 @@ def test_a_server_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path):
 
 
 def test_a_superlink_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path, monkeypatch):
-    run = make(tmp_path, link="superlink", superlink={"address": "127.0.0.1:1", "flwr_home": str(tmp_path), "app": "a"})
+    run = make(tmp_path, link="superlink", superlink={
+        "address": "127.0.0.1:1", "authority": str(tmp_path / "authority.pem"), "flwr_home": str(tmp_path), "app": "a",
+    })  # fmt: skip
     flwr = tmp_path / "flwr"
     flwr.write_text("#!/bin/sh\nexec sleep 600\n")  # as `flwr run` does for a SuperLink that was stopped
     flwr.chmod(0o755)
@@ -46,14 +47,6 @@ def test_a_superlink_that_hangs_is_waited_for_so_long_and_no_longer(tmp_path, mo
         RunFailed, match="127.0.0.1:1 did not finish the run and showed no sign of life: see .*flwr.log"
     ):
         superlink.do(run, "run.json", threading.Event())
-
-
-def test_a_superlink_answers_or_does_not():
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert superlink.answers(f"127.0.0.1:{server.server_port}")
-        server.shutdown()
-    assert not superlink.answers(f"127.0.0.1:{server.server_port}")
 
 
 def test_a_look_that_fails_is_no_sign_of_life():

@@ -26,6 +26,7 @@ def test_a_database_whose_making_was_cut_short_is_made_anew_and_a_whole_one_kept
 
     assert begin(file).wait(60) == 0
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(file)) as database:
         tables = {name for (name,) in database.execute("select name from sqlite_master")}
         assert {"node", "run", "alembic_version"} <= tables

@@ -129,8 +129,13 @@ class Fleet:
                 self._silent.add(node)
             return
         self._silent.discard(node)
-        name = reply.values.get("name")
-        if name in self._devices:
+        said = reply.values.get("name")
+        name = getattr(self._grid, "names", {}).get(node, said)
+        if name in self._devices and said != name:
+            self._nodes[name] = node
+            problem = f"it is {name} by its key, but says that it is {clean(said, 80)}: deploy again"
+            self.about[name] = {"problem": problem}
+        elif name in self._devices:
             cleaned = {key: clean(reply.values[key]) for key in ("problem", "task_hash") if reply.values.get(key)}
             self._nodes[name] = node
             self.about[name] = {**reply.values, **cleaned}

@@ -15,6 +15,7 @@ def make(file: Path) -> None:
         return
     new = file.with_name(f"{file.name}.new")
     new.unlink(missing_ok=True)
+    new.touch(mode=0o600)  # it has what opens a run to its programs
     make_database(f"sqlite:///{new}")
     new.rename(file)
 

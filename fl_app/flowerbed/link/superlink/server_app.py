@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -27,7 +28,23 @@ def main(grid: Grid, context: Context) -> None:
     stop = threading.Event()
     threading.Thread(target=_watch, args=(folder, stop), daemon=True).start()
     with log_to(folder / "logs" / "run.log"), contextlib.suppress(RunFailed, RunStopped):
-        run_rounds(grid, run, stop)
+        run_rounds(NamedGrid(grid), run, stop)
+
+
+class NamedGrid:
+    """Flower's Grid, with the name of each node: that by which deploy.yml has registered its key."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self.names: dict[int, str] = {}
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of the nodes that are connected."""
+        self.names = {node.node_id: node.name for node in self._grid.get_nodes()}
+        return list(self.names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
 
 
 def _watch(folder: Path, stop: threading.Event) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ def do(run: RunConfig, run_file: str, stop: threading.Event) -> str:
 
         def alive() -> bool:
             before, beats[0] = beats[0], lock.beaten(folder)
-            return beats[0] != before and answers(run.superlink["address"])
+            return beats[0] != before and answers(run.superlink["address"], Path(run.superlink["authority"]))
 
         try:
             return submitted.result(stop, stack.enter_context(life.watched(alive)))
@@ -41,18 +42,15 @@ def do(run: RunConfig, run_file: str, stop: threading.Event) -> str:
             raise
 
 
-def answers(address: str) -> bool:
-    """Return whether a SuperLink, or anything else that speaks HTTP, answers at `address` (host:port)."""
-    connection = http.client.HTTPConnection(address, timeout=ANSWER_SECONDS)
+def answers(address: str, authority: Path) -> bool:
+    """Return whether the SuperLink at `address` (host:port), with a certificate of `authority`, answers."""
     try:
-        connection.request("GET", "/")
-        connection.getresponse()
-    except http.client.HTTPException:
-        return True
-    except OSError:
+        context = ssl.create_default_context(cafile=str(authority))
+        with contextlib.closing(http.client.HTTPSConnection(address, timeout=ANSWER_SECONDS, context=context)) as there:
+            there.request("GET", "/")
+            there.getresponse()
+    except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
     return True
 
 
