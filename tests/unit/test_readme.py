@@ -123,7 +123,11 @@ def test_every_make_target_exists():
 
 @pytest.mark.parametrize(
     ("program", "wrong", "sentence"),
-    [("round.py", "--data /nowhere", "--data /nowhere is not there"), ("deploy.py", "--boards 1", "are at least 3")],
+    [
+        ("round.py", "--data /nowhere", "--data /nowhere is not there"),
+        ("deploy.py", "--boards 1", "are at least 3"),
+        ("faults.py", "--only (", "--only ( is no regular expression"),
+    ],  # fmt: skip
 )
 def test_the_benchmarks_can_be_called(program, wrong, sentence):
     [command] = [command for command in INLINE if command.startswith(f"python benchmarks/{program} ")]
