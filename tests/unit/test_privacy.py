@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,6 +252,17 @@ def test_epsilon_fits_the_exact_formula_of_the_gaussian_mechanism(answers):
     second = found + log_below(-mu / 2 - found / mu)
     delta = math.exp(log_below(mu / 2 - found / mu)) - math.exp(second)
     assert delta == pytest.approx(1e-5, rel=0.01)
+
+
+def test_the_table_of_the_page_is_the_accountant_s():
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    rows = page.partition("| `noise` | on the device | at the server |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    for row in rows.splitlines():
+        noise, *places = [cell.strip() for cell in row.strip("|").split("|")]
+        for factor, cell in zip((0.5, 1), places, strict=True):
+            found = [private.epsilon({float(noise) * factor: rounds}, privacy.DELTA) for rounds in (1, 10, 100)]
+            assert cell == ", ".join(f"{each:.1f}" for each in found)
+    assert rows.count("\n") == 2
 
 
 def test_without_noise_there_is_no_bound_and_without_answers_nothing_is_spent():
