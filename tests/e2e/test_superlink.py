@@ -49,15 +49,17 @@ def supernode(checkout: Checkout, key: Path, authority: Path) -> str:
     """Start a SuperNode with a key, as somebody would who has Flower; return what it said before it gave up."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    started = subprocess.run(
-        [sys.executable, "-m", "flowerbed.link.superlink.key", key, BIN / "flower-supernode",
-         f"--root-certificates={authority}", f"--superlink=127.0.0.1:{server_port(checkout.folder)}", f"--port={port}"],
-        env={"PYTHONPATH": str(checkout.folder / "fl_app"), "FLWR_HOME": str(checkout.outer / "flwr"),
-             "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": f"{BIN}:/usr/bin:/bin"},
-        timeout=PATIENCE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert started.returncode != 0
-    return started.stdout
+    said = checkout.outer / "supernode.log"
+    with open(said, "wb") as log:  # not a pipe, which its SuperExec would hold open until it is told
+        status = subprocess.call(
+            [sys.executable, "-m", "flowerbed.link.superlink.key", key, BIN / "flower-supernode", f"--port={port}",
+             f"--root-certificates={authority}", f"--superlink=127.0.0.1:{server_port(checkout.folder)}"],
+            env={"PYTHONPATH": str(checkout.folder / "fl_app"), "FLWR_HOME": str(checkout.outer / "flwr"),
+                 "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": f"{BIN}:/usr/bin:/bin"},
+            timeout=PATIENCE, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert status != 0
+    return said.read_text()
 
 
 def test_a_port_in_use_is_told_with_the_process_that_has_it(checkout):
