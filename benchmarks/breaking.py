@@ -14,6 +14,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,6 +26,7 @@ import checkout  # noqa: E402
 from checkout import Checkout, Playing, processes  # noqa: E402
 
 from flowerbed import server_socket  # noqa: E402
+from flowerbed.rounds.events import Events  # noqa: E402
 
 GROUPS = {"rpi": "rpi-1", "jetson_2gb": "jetson-2gb-1", "jetson_4gb": "jetson-4gb-1"}
 ADDRESSES = {device: f"127.0.0.{number}" for number, device in enumerate(GROUPS.values(), 11)}  # of the server, for it
@@ -154,6 +156,11 @@ class Fleet(Checkout):
             return "superlink" in (self.inventory / "group_vars/all.yml").read_text() and not self.busy()
 
         wait_until(free, "the fleet to be free for another run", PATIENCE, 0.2)
+
+    def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
+        """Return the events of one kind, of those that can be read."""
+        found = Events(self.folder / "runs" / experiment / "metrics.jsonl").read()
+        return [event for event in found if event.get("event") == kind]
 
     # -- Its surroundings ---------------------------------------------------------------------------------------------
 

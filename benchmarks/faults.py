@@ -340,7 +340,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
             try:
                 found = try_out(fleet, fault)
                 found["same"] = same(fleet, found, baseline)
-            except (BenchmarkError, AssertionError, OSError, KeyError) as error:
+            except (BenchmarkError, AssertionError, OSError, KeyError, ValueError) as error:
                 found = {"problem": f"{type(error).__name__}: {error}"}
                 fleet.deploy(force=True)
             result["faults"][fault.name] = found
