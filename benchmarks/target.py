@@ -143,6 +143,10 @@ def main() -> None:
         result = benchmark(options, folder)
     except BenchmarkError as error:
         sys.exit(f"{error}\nThe logs stay in {folder}")
+    except KeyboardInterrupt:
+        end_all()
+        shutil.rmtree(folder)
+        sys.exit("stopped")
     finally:
         end_all()
     shutil.rmtree(folder)
