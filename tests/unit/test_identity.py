@@ -276,7 +276,6 @@ OTHER = ["URI:flowerbed:device/rpi-2"]
         {"more": [x509.KeyUsage(True, False, False, False, False, True, False, False, False)]},
         {"more": [x509.OCSPNoCheck()]},
     ],
-    ids=str,
 )  # fmt: skip
 def test_nothing_is_signed_but_what_a_device_should_ask_for(asked):
     assert judged(forged(), "") == {"problem": "", "sign": True}
