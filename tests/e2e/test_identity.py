@@ -43,8 +43,9 @@ def shown(checkout: Checkout) -> dict[str, str]:
 
 
 def keys(checkout: Checkout) -> list[Path]:
-    """Return the files with keys."""
-    return sorted(path for path in checkout.folder.rglob("*") if b"PRIVATE" + b" KEY-----" in content(path))
+    """Return the files with keys, of all that was deployed."""
+    deployed = (checkout.folder / ".flowerbed").rglob("*")
+    return sorted(path for path in deployed if b" PRIVATE KEY-----" in content(path))
 
 
 def content(path: Path) -> bytes:

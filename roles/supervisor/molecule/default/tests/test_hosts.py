@@ -45,6 +45,16 @@ def test_only_its_user_reads_what_has_the_environment_of_programs(host, folder, 
     assert all(host.file(str(file)).mode == 0o600 for file in files)
 
 
+@pytest.mark.parametrize("name", HOSTS)
+def test_only_its_user_reads_a_hosts_key_and_the_server_knows_the_devices(host, folder, config, name):
+    tls = host.file(f"{folder}/{name}/tls")
+    keys = {"key.pem", "authority.key"} if name == "server" else {"key.pem"}
+    others = {"certificate.pem", "authority.pem"} | ({"devices.json"} if name == "server" else set())
+    assert tls.mode == 0o700 and set(tls.listdir()) == keys | others
+    assert {host.file(f"{tls.path}/{key}").mode for key in keys} == {0o600}
+    assert set(config("server", "tls/devices.json")) == set(DEVICES)
+
+
 def test_the_data_set_is_split_for_all_of_them(config):
     manifest = config("server", "shards/manifest.json")
     assert (manifest["name"], manifest["shape"], len(manifest["classes"])) == ("digits", [8, 8, 1], 10)
