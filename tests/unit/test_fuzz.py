@@ -16,7 +16,7 @@ import unicodedata
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from authority import Authority
@@ -31,6 +31,7 @@ from flowerbed.rounds import loop, needs, replies, weights
 from flowerbed.rounds.config import RunConfig
 from flowerbed.rounds.experiment import Experiment
 from flowerbed.rounds.fleet import Reply
+from flowerbed.rounds.patience import Patience
 from flowerbed.server import control
 from flowerbed.trainer import http as trainer_http
 from flowerbed.trainer import worker as workers
@@ -203,6 +204,8 @@ REPLY = of(
 SOUND = {"examples": 3, "metrics": {"loss": 0.5}, "seconds_train": 1.0}
 
 
+@example({**SOUND, "examples": 2**63})
+@example({**SOUND, "seconds_train": -1e299})
 @fuzzed
 @given(
     REPLY
@@ -274,6 +277,8 @@ class Grid:
         return [Message(content, reply_to=asked) for asked in (stray, self.asked, self.asked)]
 
 
+@example(values={"memory_left": -(10**400)}, ready=True)
+@example(values={"fingerprint": "x" * 100_000}, ready=True)
 @fuzzed
 @given(st.dictionaries(st.sampled_from(ABOUT), json_of(st.sampled_from(ABOUT))), st.booleans())
 def test_whatever_a_device_says_of_itself_ends_no_run(tmp_path_factory, values, ready):
@@ -291,7 +296,7 @@ def test_whatever_a_device_says_of_itself_ends_no_run(tmp_path_factory, values, 
         lacking = needs.lacking("d1", work.fleet.about["d1"], 10**6, "stream")
         assert lacking is None or is_line(lacking)
         assert all(is_line(text, 80) for text in work.fleet.runs_on("d1").values())
-        [reply] = work.fleet.exchange(["d1"], "train", make_content(b"", {}), 5)
+        [reply] = work.fleet.exchange(["d1"], "train", make_content(b"", {}), 5, Patience("all", 0, 1, 1), 1)
         assert reply.device == "d1"
     finally:
         work.close()
@@ -435,6 +440,7 @@ def trainer(tmp_path_factory):
     server.server_close()
 
 
+@example(request("POST", "/train", "0", "[" * 30_000, b"", b""))
 @fuzzed
 @given(REQUESTS)
 def test_a_trainer_answers_any_request_or_closes(trainer, faults, capfd, data):
@@ -458,6 +464,7 @@ def server(tmp_path_factory):
     return str(folder / "s")
 
 
+@example(request("POST", "/run", "100000", "", b"[" * 100_000, b""))
 @fuzzed
 @given(REQUESTS | RUNS)
 def test_the_server_answers_any_request_or_closes(server, faults, tmp_path, monkeypatch, data):
