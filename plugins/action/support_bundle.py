@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugin_utils"))
+import ansible_private
 from support import bundle, likely, secrets
 
 # What roles have found out of a host
@@ -88,7 +88,7 @@ class ActionModule(ActionBase):
             for name, value in hostvars.raw_get(host).items():
                 if name == COLLECTED:
                     continue
-                if isinstance(value, AnsibleVaultEncryptedUnicode):
+                if ansible_private.is_vaulted(value):
                     yield str(value)
                 elif isinstance(value, str):
                     yield from secrets.of_addresses([value])

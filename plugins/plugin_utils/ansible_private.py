@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from ansible.inventory.helpers import sort_groups
+from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
 from ansible.plugins.callback.default import CallbackModule as DefaultOutput
 from ansible.template import Templar
 from ansible.vars.plugins import get_vars_from_inventory_sources, get_vars_from_path
@@ -92,6 +93,11 @@ def position(key: Any) -> tuple[str, int] | None:
     """Return the file and the line in which a variable's name stands, where it was read from YAML."""
     path, line, _ = getattr(key, "ansible_pos", (None, None, None))
     return (path, line) if path else None
+
+
+def is_vaulted(value: Any) -> bool:
+    """Return whether a variable's value is one that stands encrypted in its file."""
+    return isinstance(value, AnsibleVaultEncryptedUnicode)
 
 
 # -- Templates --------------------------------------------------------------------------------------------------------

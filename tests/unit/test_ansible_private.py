@@ -74,6 +74,12 @@ def test_a_variable_in_a_file_is_found_with_its_line(playbook):
     assert private.position("plain text") is None
 
 
+def test_what_is_encrypted_in_its_file_is_told_from_other_values(playbook):
+    (playbook.folder / "secret.yml").write_text("one: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3132\ntwo: text\n")
+    values = playbook.loader.load_from_file(str(playbook.folder / "secret.yml"))
+    assert [private.is_vaulted(values[name]) for name in ("one", "two")] == [True, False]
+
+
 def test_a_host_s_groups_come_with_the_one_first_whose_variables_count_most(playbook):
     assert [group.name for group in private.groups_of(playbook.host)] == ["near", "devices", "all"]
 

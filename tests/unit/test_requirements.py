@@ -20,9 +20,9 @@ PROGRAMS = {
 }
 # What a listed package is made of, so that no line of its own may say another version
 BROUGHT = {
-    **dict.fromkeys(("grpcio", "protobuf", "sqlalchemy"), "flwr"),
+    **dict.fromkeys(("click", "cryptography", "grpcio", "protobuf", "sqlalchemy", "typer", "uvicorn"), "flwr"),
     "datasets": "flwr-datasets",
-    **dict.fromkeys(("cryptography", "pyyaml"), "ansible-core"),
+    "pyyaml": "ansible-core",
 }
 # What a device's data may be in, where its owner has installed it
 OPTIONAL = {"pyarrow"}

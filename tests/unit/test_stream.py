@@ -538,7 +538,7 @@ def test_three_hundred_idle_devices_need_no_thread_each(tmp_path, monkeypatch):
     before = threading.active_count()
     devices = [lab.device(f"d{number}") for number in range(300)]
     try:
-        fleet.wait_until(lambda: min(device.pings for device in devices) == 3, 90, "each to be asked whether it lives")
+        fleet.wait_until(lambda: min(device.pings for device in devices) >= 3, 90, "each to be asked whether it lives")
         assert lab.grid.get_node_ids() == list(range(1, 301))
         assert threading.active_count() == before
     finally:

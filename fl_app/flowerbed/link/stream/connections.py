@@ -205,10 +205,10 @@ class Connections:
             what = "HTTP/2" if first == b"PRI " else "HTTP" if first.strip().isalpha() else "something"
             return f"it speaks {what} without TLS" if first else ""
         frames = Frames(lambda data, apart: self._received(device, data, apart), lambda why: self._ended(device, why))
+        device.frames = frames  # the hello may come before the next line is done
         transport, _ = await self._loop.connect_accepted_socket(
             lambda: frames, connection, ssl=self._registry.context, ssl_handshake_timeout=HELLO_SECONDS
         )
-        device.frames = frames
         tls = transport.get_extra_info("ssl_object")
         device.fingerprint = identity.fingerprint(tls.getpeercert(binary_form=True))
         name = self._registry.name(device.fingerprint)
