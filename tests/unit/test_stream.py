@@ -540,7 +540,7 @@ def test_three_hundred_idle_devices_need_no_thread_each(tmp_path, monkeypatch):
     try:
         fleet.wait_until(lambda: min(device.pings for device in devices) >= 3, 90, "each to be asked whether it lives")
         assert lab.grid.get_node_ids() == list(range(1, 301))
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
     finally:
         for device in devices:
             device.stop()
