@@ -481,6 +481,7 @@ def test_what_is_not_deployed_is_said(record, then, now, text):
     {"fl_seed": 4, "fl_strategy": "FedProx", "fl_strategy_args": {"proximal_mu": 1}, "fl_experiment": "y"},
     {"fl_weight": 0.5}, {"fl_round_timeout": 3, "fl_min_clients": 2}, {"trainer_ready_timeout": 1},
     {"fl_keep_checkpoints": 9, "fl_examples_cap": 2, "fl_initial": "first"},
+    {"fl_metric": "loss", "fl_metric_better": "lower", "fl_show": ["loss"]},
     {"ansible_host": "10.0.0.9"},
 ])  # fmt: skip
 def test_what_a_run_may_choose_needs_no_deployment(record, values):

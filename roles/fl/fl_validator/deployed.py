@@ -13,9 +13,9 @@ RECORD = "deployed.json"  # in the server's fl_home: what `fixed` was when each 
 # A run's own, which may change from one to the next; the latter but on a device that has its own
 RUN = {
     "fl_devices", "fl_enough", "fl_examples_cap", "fl_experiment", "fl_grace", "fl_initial", "fl_keep_checkpoints",
-    "fl_late", "fl_min_clients", "fl_optional", "fl_round_retries", "fl_round_timeout", "fl_runs", "fl_seed",
-    "fl_strategy", "fl_strategy_args", "fl_target_seconds", "fl_wait_clients", "fl_weight", "server_ready_timeout",
-    "support_seconds", "trainer_ready_timeout",
+    "fl_late", "fl_metric", "fl_metric_better", "fl_min_clients", "fl_optional", "fl_round_retries", "fl_round_timeout",
+    "fl_runs", "fl_seed", "fl_show", "fl_strategy", "fl_strategy_args", "fl_target_seconds", "fl_wait_clients",
+    "fl_weight", "server_ready_timeout", "support_seconds", "trainer_ready_timeout",
 }  # fmt: skip
 OF_SUPERLINK = ("fl_node_port",)  # another place in the inventory, another port: of no account where it isn't used
 TASK = ("fl_config", "fl_batch_size", "fl_local_epochs", "fl_learning_rate")
