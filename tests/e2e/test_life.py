@@ -27,6 +27,17 @@ def test_a_second_deploy_changes_nothing(checkout):
     assert all(device in status for device in checkout.devices)
 
 
+def test_a_run_is_of_the_devices_that_are_chosen_and_waits_as_it_is_told(checkout):
+    told = {"fl_enough": 0.5, "fl_grace": "2x", "fl_late": "carry", "fl_target_seconds": 5, "fl_round_retries": 0}
+    checkout.run("chosen", devices="rpi", **told)
+    run = json.loads((checkout.folder / "runs/chosen/run.json").read_text())
+    assert (run["chosen"], run["fraction"], run["optional"]) == (["rpi-1"], 1, [])
+    assert [run[name.removeprefix("fl_")] for name in told] == list(told.values())
+    assert [event["device"] for event in checkout.events("chosen", "device")] == ["rpi-1"]
+    words = checkout.fail("run_round", devices="rp,0.5")
+    assert "devices on the command line has 'rp', which is no device of the inventory and no group" in words
+
+
 def test_a_changed_group_variable_restarts_only_what_it_touches(checkout):
     before = checkout.programs()
     checkout.set_variables("rpi", fl_batch_size=16)
@@ -42,17 +53,6 @@ def test_a_changed_group_variable_restarts_only_what_it_touches(checkout):
     checkout.set_variables("rpi")
     words = checkout.fail("run_round", experiment="refused")
     assert "rpi-1: fl_batch_size (its default) is 32, but 16 is deployed: run deploy.yml with it first" in words
-
-
-def test_a_run_is_of_the_devices_that_are_chosen_and_waits_as_it_is_told(checkout):
-    told = {"fl_enough": 0.5, "fl_grace": "2x", "fl_late": "carry", "fl_target_seconds": 5, "fl_round_retries": 0}
-    checkout.run("chosen", devices="rpi", **told)
-    run = json.loads((checkout.folder / "runs/chosen/run.json").read_text())
-    assert (run["chosen"], run["fraction"], run["optional"]) == (["rpi-1"], 1, [])
-    assert [run[name.removeprefix("fl_")] for name in told] == list(told.values())
-    assert [event["device"] for event in checkout.events("chosen", "device")] == ["rpi-1"]
-    words = checkout.fail("run_round", devices="rp,0.5")
-    assert "devices on the command line has 'rp', which is no device of the inventory and no group" in words
 
 
 def test_a_changed_supervisor_takes_effect_at_once(checkout):

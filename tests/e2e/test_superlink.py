@@ -132,7 +132,7 @@ def test_a_stranger_s_key_and_one_of_a_device_that_left_are_refused_and_a_name_i
     refused = "127.0.0.1 was refused: its key is no device's, or not yet: deploy.yml registers the keys of"
     before = log(checkout).count(refused)
     assert "Failed to activate SuperNode" in supernode(checkout, key, other / "authority.pem")
-    assert log(checkout).count(refused) == max(before, 1)
+    assert 1 <= log(checkout).count(refused) <= before + 1  # once, but a guard that was started anew says it again
 
     # It leaves, and its card is put into another machine.
     checkout.set_hosts({"rpi": "rpi-1"})
