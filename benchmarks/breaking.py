@@ -23,7 +23,7 @@ from systems import CHECKOUT, HERE
 
 sys.path[:0] = [str(CHECKOUT / part) for part in ("fl_app", "tests", "tests/e2e")]
 import checkout  # noqa: E402
-from checkout import Checkout, Playing, processes  # noqa: E402
+from checkout import Checkout, Playing, processes, remove  # noqa: E402
 
 from flowerbed import server_socket  # noqa: E402
 from flowerbed.rounds.events import Events  # noqa: E402
@@ -104,7 +104,7 @@ class Fleet(Checkout):
         super().close()
         for folder in self.mounts:
             subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
-        shutil.rmtree(self.outer, ignore_errors=True)
+        wait_until(lambda: remove(self.outer) or not self.outer.exists(), "all that runs to end", 60, 0.2)
 
     # -- What runs ----------------------------------------------------------------------------------------------------
 
@@ -156,6 +156,20 @@ class Fleet(Checkout):
             return "superlink" in (self.inventory / "group_vars/all.yml").read_text() and not self.busy()
 
         wait_until(free, "the fleet to be free for another run", PATIENCE, 0.2)
+
+    @property
+    def hold(self) -> Path:
+        """Return the file that holds up the training on all devices as long as it is there."""
+        return self.folder / "hold"
+
+    @contextlib.contextmanager
+    def held(self):
+        """Hold it up as long as the context lasts: a playbook may take longer to begin than a run to end."""
+        self.hold.touch()
+        try:
+            yield
+        finally:
+            self.hold.unlink(missing_ok=True)
 
     def events(self, experiment: str, kind: str) -> list[dict[str, Any]]:
         """Return the events of one kind, of those that can be read."""

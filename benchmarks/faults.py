@@ -151,29 +151,37 @@ def expire(fleet: Fleet, run: Playing) -> None:
 
 def second_run(fleet: Fleet, run: Playing) -> None:
     """Call run_round.yml again while it goes on."""
-    refused(fleet.begin("run_round", experiment=fleet.experiment), "goes on: wait for it, or stop it first")
+    with fleet.held():
+        refused(fleet.begin("run_round", experiment=fleet.experiment), "goes on: wait for it, or stop it first")
 
 
 def second_inventory(fleet: Fleet, run: Playing) -> None:
     """Call run_round.yml for the same experiment by another inventory."""
     other = fleet.inventory.with_name("other")
-    if not other.exists():
-        shutil.copytree(fleet.inventory, other)
-        played = fleet.begin("deploy", "-i", str(other)).end()
-        if played.status:
-            raise BenchmarkError(f"the other inventory cannot be deployed: {played.text[-2000:]}")
-    called = fleet.begin("run_round", "-i", str(other), experiment=fleet.experiment)
-    refused(called, f"another run of experiment {fleet.experiment} goes on")
+    with fleet.held():
+        if not other.exists():
+            shutil.copytree(fleet.inventory, other)
+            played = fleet.begin("deploy", "-i", str(other)).end()
+            if played.status:
+                raise BenchmarkError(f"the other inventory cannot be deployed: {played.text[-2000:]}")
+        called = fleet.begin("run_round", "-i", str(other), experiment=fleet.experiment)
+        refused(called, f"another run of experiment {fleet.experiment} goes on")
 
 
 def deploy(fleet: Fleet, run: Playing) -> None:
     """Call deploy.yml."""
-    refused(fleet.begin("deploy"), "is being trained: wait for its end")
+    with fleet.held():
+        refused(fleet.begin("deploy"), "is being trained: wait for its end")
 
 
 def deploy_by_force(fleet: Fleet, run: Playing) -> None:
     """Call deploy.yml with force=true, with something changed."""
-    fleet.deploy(force=True, fl_device_facts={"note": fleet.experiment})
+    with fleet.held():
+        deploying = fleet.begin("deploy", force=True, fl_device_facts={"note": fleet.experiment})
+        asked = fleet.folder / "runs" / fleet.experiment / "end-after-round"
+        wait_until(lambda: asked.exists() or deploying.process.poll() is not None, "deploy.yml to wait", PATIENCE)
+    if (played := deploying.end()).status:
+        raise BenchmarkError(f"deploy.yml -e force=true failed: {played.text[-2000:]}")
     fleet.deploy()
 
 
@@ -240,7 +248,9 @@ def refused(called: Playing, sentence: str) -> None:
 
 def begin(fleet: Fleet, rounds: int) -> Playing:
     """Call run_round.yml."""
-    return fleet.begin("run_round", experiment=fleet.experiment, rounds=rounds, fl_config={"seconds": SECONDS})
+    return fleet.begin(
+        "run_round", experiment=fleet.experiment, rounds=rounds, fl_config={"seconds": SECONDS, "hold": str(fleet.hold)}
+    )
 
 
 def wait_second_round(fleet: Fleet, run: Playing) -> None:
