@@ -222,8 +222,8 @@ def strays(home, folders, wanted, placed):
 
 
 def mode(path):
-    """Return the mode of a file in a host's folder: a program's environment is its user's alone."""
-    return 0o600 if path.startswith("programs/") else 0o644
+    """Return the mode of a file in a host's folder: a program's environment, wherever it is, is its user's alone."""
+    return 0o600 if path.startswith("programs/") or path == "deployed.json" else 0o644
 
 
 def is_exposed(home, path):

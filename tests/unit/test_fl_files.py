@@ -199,8 +199,8 @@ def test_only_what_was_placed_is_a_stray(host):
 
 
 def test_a_programs_environment_is_its_users_alone_also_after_an_upgrade(tmp_path):
-    """trainer_environment is in programs/trainer.conf, which an earlier Flowerbed placed for all to read."""
-    home, paths = tmp_path / "home", ["programs/trainer.conf", "trainer.json"]
+    """trainer_environment is in programs/trainer.conf, and in the server's record, which all could read before."""
+    home, paths = tmp_path / "home", ["deployed.json", "programs/trainer.conf", "trainer.json"]
     with tarfile.open(tmp_path / "files.tar", "w") as tar:
         for path in paths:
             (tmp_path / "source").write_text(path)
@@ -216,10 +216,11 @@ def test_a_programs_environment_is_its_users_alone_also_after_an_upgrade(tmp_pat
         return [(home / path).stat().st_mode & 0o777 for path in paths]
 
     archive = str(tmp_path / "files.tar")
-    assert placed(archive=archive) == paths and modes() == [0o600, 0o644]
-    (home / paths[0]).chmod(0o644)
-    assert placed() == paths[:1] == placed(archive=archive)
-    assert placed() == [] and modes() == [0o600, 0o644]
+    assert placed(archive=archive) == paths and modes() == [0o600, 0o600, 0o644]
+    for path in paths[:2]:
+        (home / path).chmod(0o644)
+    assert placed() == paths[:2] == placed(archive=archive)
+    assert placed() == [] and modes() == [0o600, 0o600, 0o644]
     assert (home / paths[0]).read_text() == paths[0]
 
 
