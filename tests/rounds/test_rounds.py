@@ -430,12 +430,14 @@ def test_devices_that_number_their_classes_differently_are_refused(trio):
             configure(trio, device, data="data")
 
 
-def test_a_device_that_the_inventory_does_not_know_is_refused(trio):
+def test_a_device_that_calls_itself_another_is_told_so_and_takes_no_part(trio):
     stranger = trio.folder / "d0/stranger.json"
     stranger.write_text(json.dumps({"name": "stranger", "server": trio.address, "trainer": "trainer.sock"}))
     with fleet.running("client", stranger):
         log = stranger.with_suffix(".log")
-        fleet.wait_until(lambda: "has no device stranger" in log.read_text(), fleet.PATIENCE, "the refusal")
+        fleet.wait_until(lambda: "joined" in log.read_text(), fleet.PATIENCE, "it to be let in, by its certificate")
+        code, sentence = trio.run("liar", weights={"d0": 1})
+        assert code == 1 and "missing: d0" in sentence, sentence
 
 
 def test_labels_that_the_model_has_no_place_for_end_the_run_and_do_no_harm(trio):

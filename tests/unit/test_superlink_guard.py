@@ -1,6 +1,7 @@
 """A SuperLink behind its guard: who is let in by which key, and what is said of those who are not."""
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -184,6 +185,15 @@ def test_a_clock_that_is_wrong_is_said(superlink):
 def test_headers_that_make_no_sense_are_no_key(time):
     headers = {flower_private.KEY_HEADER: base64.b64encode(b"key").decode(), flower_private.TIME_HEADER: time}
     assert flower_private.shown(headers) is None
+
+
+def test_this_machine_is_known_by_any_of_its_addresses():
+    # Without a network there is none but loopback's.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        assert guard.is_of_this_machine(probe.getsockname()[0])
+    for address in ("203.0.113.7", "2001:db8::7", "127.0.0.2", "::1", "what", ""):
+        assert not guard.is_of_this_machine(address), address
 
 
 def test_what_is_not_for_devices_is_for_this_machine_only(superlink):

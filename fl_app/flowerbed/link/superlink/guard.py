@@ -8,8 +8,10 @@ was refused and why, which Flower does not, and takes up a new certificate witho
 
 import asyncio
 import datetime
+import ipaddress
 import logging
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -33,6 +35,24 @@ EARLY, LATE = 5, 305  # seconds that Flower lets a signature's time be after the
 Scope, Receive, Send = dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]
 
 
+def is_of_this_machine(address: str) -> bool:
+    """Return whether an address is one of this machine's: another one can't be bound, unless Linux is told to allow it.
+
+    Where Docker masquerades, a connection from this machine to itself has another of its addresses at its other end;
+    never a loopback one.
+    """
+    version, family = ("ipv6", socket.AF_INET6) if ":" in address else ("ipv4", socket.AF_INET)
+    try:
+        allowed = Path(f"/proc/sys/net/{version}/ip_nonlocal_bind").read_text().strip() != "0"
+        if allowed or ipaddress.ip_address(address).is_loopback:
+            return False
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class Guard:
     """What stands before `app`, an ASGI application, whose nodes are in `database`."""
 
@@ -48,7 +68,7 @@ class Guard:
         peer, path = scope["client"][0], scope["path"]
         if scope["type"] == "http" and path.startswith(OF_DEVICES):
             return await self._app(scope, receive, self._watched(scope, send))
-        if peer == scope["server"][0]:  # both ends are this machine's
+        if peer == scope["server"][0] or is_of_this_machine(peer):
             return await self._app(scope, receive, send)
         self._say(peer, f"it asked for {clean(path, 80)}, which only this machine may")
         if scope["type"] == "http":
