@@ -125,7 +125,11 @@ def test_a_board_that_is_off_is_reset_when_it_is_next_reached(board):
     off.touch()
     words = board.fail("playbooks/reset", confirm=True)
     assert "has SSH enabled. It is not reset: call reset.yml again once it is reached." in words
-    assert sorted(path.name for path in board.home("server").iterdir()) == ["hosts.json", "placed.json"]
+    assert sorted(path.name for path in board.home("server").iterdir()) == [
+        "addresses.json",
+        "hosts.json",
+        "placed.json",
+    ]
     assert {host for host, _ in board.programs()} == {"rpi-1"} and owed(board) == {"rpi-1": "reset"}
     off.unlink()
     words = board.play("playbooks/reset", confirm=True).words
