@@ -12,10 +12,7 @@ import contextlib
 import json
 import math
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ import numpy as np
 import psutil
 import report
 from matplotlib.figure import Figure
-from measure import BenchmarkError, adopt_orphans, end_all, wait_until
+from measure import BenchmarkError, in_folder, wait_until
 from systems import CHECKOUT, DEVICES, HERE, ROUND_SECONDS, Case, StreamLink, last_lines
 
 CASES = {
@@ -39,6 +36,7 @@ ROLES = {
 WARM_UP = 0.2  # of the rounds, which are left out of the lines
 SMALL = 0.02  # of the mean: a change of less is none, however sure it is
 RECORD = "metrics.jsonl"
+LEAST = 10  # rounds
 
 
 def sample(folders: list[Path]) -> dict[str, float]:
@@ -152,24 +150,22 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="rounds of each [300 and 30]")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where table and curves go")
     options = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="fb-"))  # short: sockets' paths have at most 107 bytes
+    cases = options.cases.split(",")
+    if unknown := sorted(set(cases) - CASES.keys()):
+        parser.error(f"{', '.join(unknown)}: cases are {', '.join(CASES)}")
+    if options.rounds is not None and options.rounds < LEAST:
+        parser.error(f"--rounds is at least {LEAST}, for a line through them")
     os.environ.setdefault("LC_ALL", "C.UTF-8")
-    try:
-        adopt_orphans()
+
+    def work(folder: Path) -> dict[str, dict[str, list[float]]]:
         measured = {}
-        for name in options.cases.split(","):
+        for name in cases:
             case, rounds = CASES[name]
             (folder / name).mkdir()
             measured[name] = run(StreamLink(folder / name, lambda: DEVICES), case, options.rounds or rounds)
-    except BenchmarkError as error:
-        sys.exit(f"{error}\nThe logs stay in {folder}")
-    except KeyboardInterrupt:
-        sys.exit(f"stopped\nThe logs stay in {folder}")
-    finally:
-        end_all()
-    shutil.rmtree(folder)
+        return measured
+
+    measured = in_folder(work)
     lines = {case: {name: line(values) for name, values in sorted(series.items())} for case, series in measured.items()}
     options.results.mkdir(parents=True, exist_ok=True)
     kept = options.results / time.strftime("long-%Y-%m-%d-%H%M")

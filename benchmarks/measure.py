@@ -7,11 +7,16 @@ one, and its CPU seconds pass on to whoever waited for it.
 import contextlib
 import ctypes
 import os
+import shutil
+import signal
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -89,6 +94,29 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float, inter
         if time.monotonic() > deadline:
             raise BenchmarkError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(interval)
+
+
+def in_folder(work: Callable[[Path], Any]) -> Any:
+    """Return what `work` returns, done in a folder of its own, which goes; every process ends, whatever happens.
+
+    Exits with a sentence where the benchmark cannot go on, and the logs stay, or where it is stopped.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this in the background
+        signal.signal(number, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="fb-"))  # short: sockets' paths have at most 107 bytes
+    try:
+        adopt_orphans()
+        result = work(folder)
+    except BenchmarkError as error:
+        sys.exit(f"{error}\nThe logs stay in {folder}")
+    except KeyboardInterrupt:
+        end_all()
+        shutil.rmtree(folder)
+        sys.exit("stopped")
+    finally:
+        end_all()
+    shutil.rmtree(folder)
+    return result
 
 
 def end_all(seconds: float = 15) -> None:

@@ -8,17 +8,14 @@ benchmarks/results/. DATA is CIFAR-10 as train/CLASS/*.png (or .jpg) and test/CL
 
 import argparse
 import json
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import report
-from measure import BenchmarkError, MemoryWatch, adopt_orphans, cpu_seconds, end_all, memory, wait_until
+from measure import BenchmarkError, MemoryWatch, cpu_seconds, in_folder, memory, wait_until
 from systems import CHECKOUT, DEVICES, HERE, ROUND_SECONDS, SYSTEMS, Case, System, last_lines, make_shards
 
 
@@ -147,21 +144,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, keep; end every process whatever happens."""
     options = parse()
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this in the background
-        signal.signal(number, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="fb-"))  # short: sockets' paths have at most 107 bytes
-    try:
-        adopt_orphans()
-        result = benchmark(options, folder)
-    except BenchmarkError as error:
-        sys.exit(f"{error}\nThe logs stay in {folder}")
-    except KeyboardInterrupt:
-        end_all()
-        shutil.rmtree(folder)
-        sys.exit("stopped")
-    finally:
-        end_all()
-    shutil.rmtree(folder)
+    result = in_folder(lambda folder: benchmark(options, folder))
     print(report.table(result))
 
 

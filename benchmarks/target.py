@@ -8,11 +8,7 @@ at work in a round, what share of it they waited for the slowest, steps in a sec
 import argparse
 import contextlib
 import json
-import shutil
-import signal
 import statistics
-import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,7 +16,7 @@ from typing import Any
 
 import psutil
 import report
-from measure import BenchmarkError, adopt_orphans, end_all, wait_until
+from measure import BenchmarkError, in_folder, wait_until
 from systems import CHECKOUT, HERE, ROUND_SECONDS, Case, StreamLink, last_lines
 
 SPEEDS = {"jetson-4gb-1": 1.0, "jetson-2gb-1": 0.5, "rpi-1": 0.25}  # as shares of the time
@@ -135,21 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results: on a quiet machine")
     options = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="fb-"))
-    try:
-        adopt_orphans()
-        result = benchmark(options, folder)
-    except BenchmarkError as error:
-        sys.exit(f"{error}\nThe logs stay in {folder}")
-    except KeyboardInterrupt:
-        end_all()
-        shutil.rmtree(folder)
-        sys.exit("stopped")
-    finally:
-        end_all()
-    shutil.rmtree(folder)
+    result = in_folder(lambda folder: benchmark(options, folder))
     if options.keep:
         kept = HERE / "results" / time.strftime("target-%Y-%m-%d-%H%M")
         kept.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")

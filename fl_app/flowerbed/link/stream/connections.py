@@ -63,7 +63,7 @@ class _Device:
     instance: str = ""
     frames: Frames | None = None
     hello: asyncio.Future = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
     pinged: float = field(default_factory=time.monotonic)
     outgoing: asyncio.Queue = field(default_factory=asyncio.Queue)
     waiting: dict[int, Order] = field(default_factory=dict)
@@ -258,7 +258,7 @@ class Connections:
         device.frames.most = PART
         device.ping()  # by which it learns that it is in
         with contextlib.suppress(ConnectionError):
-            while not device.over.is_set():
+            while not device.over:
                 await device.frames.send(await device.outgoing.get())
         return None
 
@@ -310,7 +310,7 @@ class Connections:
         for number, order in list(device.waiting.items()):
             self._settle(order.id, unanswered)
             device.settled(number)
-        device.over.set()
+        device.over = True
         device.outgoing.put_nowait(())  # so that nobody waits for more
 
     def _send(self, order: Order) -> None:

@@ -28,20 +28,19 @@ class Registry:
         """Return whether a certificate is recorded for a device of this name."""
         return name in self._names.values()
 
-    def refresh(self) -> bool:
-        """Read again what has changed; return whether something has. What can't be used is said once, and not taken."""
+    def refresh(self) -> None:
+        """Read again what has changed. What can't be used is said once, and not taken."""
         seen = self._look()
         if seen == self._seen:
-            return False
+            return
         try:
             self._read(seen)
         except identity.IdentityError as error:  # perhaps only half of it is written yet
             if str(error) != self._said:
                 self._said = str(error)
                 log.info("what was there before is used on: %s", error)
-            return False
+            return
         self._said = ""
-        return True
 
     def _read(self, seen: dict[str, tuple[int, int]]) -> None:
         changed = {name for name in seen if seen[name] != self._seen.get(name)}

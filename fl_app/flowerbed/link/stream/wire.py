@@ -55,11 +55,7 @@ class Header:
     @classmethod
     def parse(cls, data: bytes) -> "Header":
         """Return the header in `data`. Raises ProtocolError if that is none."""
-        try:
-            content = json.loads(data) if len(data) <= MOST_HEADER else None
-            header = cls(**content)
-        except (ValueError, TypeError, RecursionError):
-            raise ProtocolError("it sent no header where one was to come") from None
+        header = _made(cls, data if len(data) <= MOST_HEADER else b"", "it sent no header where one was to come")
         numbers = (header.id, header.words, header.tensors)
         if header.kind not in KINDS or not all(type(number) is int and number >= 0 for number in numbers):
             raise ProtocolError("it sent a header that makes no sense")
@@ -80,10 +76,7 @@ class Hello:
     @classmethod
     def parse(cls, data: bytes) -> "Hello":
         """Return the hello in `data`. Raises ProtocolError if that is none, or of another version."""
-        try:
-            hello = cls(**json.loads(data))
-        except (ValueError, TypeError, RecursionError):
-            raise ProtocolError("it sent no hello") from None
+        hello = _made(cls, data, "it sent no hello")
         if hello.version != VERSION:
             raise ProtocolError("it is of another version of Flowerbed: run deploy.yml for all")
         return cls(clean(hello.instance, MOST_INSTANCE))
@@ -105,10 +98,7 @@ class Bye:
     @classmethod
     def parse(cls, data: bytes) -> "Bye":
         """Return the bye in `data`. Raises ProtocolError if that is none."""
-        try:
-            bye = cls(**json.loads(data))
-        except (ValueError, TypeError, RecursionError):
-            raise ProtocolError("it sent no bye where one was to come") from None
+        bye = _made(cls, data, "it sent no bye where one was to come")
         return cls(clean(bye.kind), clean(bye.why))
 
 
@@ -205,6 +195,14 @@ def read(parts: Iterable[bytes]) -> Iterator[Message]:
         message = reader.feed(data)
         if message is not None:
             yield message
+
+
+def _made(kind: type[Any], data: bytes, otherwise: str) -> Any:
+    """Return the dataclass that a small JSON object in `data` is of. Raises ProtocolError, as told, if that is none."""
+    try:
+        return kind(**json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        raise ProtocolError(otherwise) from None
 
 
 def _text(words: Any) -> bytes:
