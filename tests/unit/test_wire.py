@@ -78,3 +78,9 @@ def test_a_bye_is_fit_for_a_log():
     assert wire.Bye.parse(wire.Bye("refused", "no\n\x1b[2J" + "x" * 999).pack()) == wire.Bye(
         "refused", "no " + "x" * 296 + "…"
     )
+
+
+def test_a_bye_in_any_letters_fits_into_its_frame():
+    data = wire.Bye(wire.Bye.REPLACED, "a device called " + "\U0001f33b" * 280).pack()
+    assert len(data) <= wire.MOST_HEADER
+    assert wire.Bye.parse(data).why.startswith("a device called \U0001f33b")

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...parts import PART, Parts, drain, split
 from ...tensors import MOST_BYTES
-from ...words import clean
+from ...words import LONGEST, clean
 from ..content import QUERY
 
 VERSION = 1  # of what both ends send
@@ -92,8 +92,11 @@ class Bye:
     REFUSED, REPLACED, BROKEN, LATE = "refused", "replaced", "broken", "late"
 
     def pack(self) -> bytes:
-        """Return the bye's bytes."""
-        return json.dumps(vars(self)).encode()
+        """Return the bye's bytes, its sentence cut to what a frame has room for."""
+        longest = LONGEST
+        while len(data := json.dumps({"kind": self.kind, "why": clean(self.why, longest)}).encode()) > MOST_HEADER:
+            longest -= 10
+        return data
 
     @classmethod
     def parse(cls, data: bytes) -> "Bye":
